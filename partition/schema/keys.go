@@ -14,12 +14,12 @@ import (
 //	id      8 bytes, big-endian
 //	byte    itself
 //
+//	00 ...                                             rangestore's own: blocks of ids (range-owned)
 //	01 <extent id>                                     live bytes of an extent, a sum (range-owned)
-//	02 ...                                             counters of rangestore: blocks of ids (range-owned)
 //	03                                                 ceiling of the versions handed out (range-owned)
 //	04 <container id>                                  container being removed: GraveRow (range-owned)
 //	05 <container id> <file id> <object suffix>        orphan of the mount: unlinked, still open (range-owned)
-//	06 - 0F                                            reserved for range-owned rows
+//	02, 06 - 0F                                          reserved for range-owned rows
 //	10 <account>                                       AccountRow
 //	20 <account> 01 <container name>                   ContainerRow
 //	20 <account> 02 <container id> <blob name> <object suffix>
@@ -41,7 +41,6 @@ import (
 // children if it is split.
 const (
 	TableLive    = 0x01
-	TableCounter = 0x02
 	TableVersion = 0x03
 	TableGrave   = 0x04
 	TableOrphan  = 0x05
