@@ -28,15 +28,16 @@ import (
 
 // Limits of the layer.
 const (
-	MaxBlockSize  = 4 << 20  // bytes in one block
-	MaxAppendSize = 16 << 20 // bytes in all blocks of one append
-	ChecksumUnit  = 64 << 10 // payload bytes under one CRC-32C
-	MaxReplicas   = 3
-	MaxStreamName = 512       // bytes
-	MaxInline     = 16 << 10  // bytes of a stream that stands in its namespace entry
-	DefaultExtent = 1 << 30   // target size of an extent in bytes
-	BypassJournal = 256 << 10 // an append of at least this many bytes goes to the data disk, not through the journal
-	SectorSize    = 4096      // unit of direct I/O
+	MaxBlockSize    = 4 << 20  // bytes in one block
+	MaxAppendSize   = 16 << 20 // bytes in all blocks of one append
+	ChecksumUnit    = 64 << 10 // payload bytes under one CRC-32C
+	MaxAppendBlocks = 4096     // blocks in one append
+	MaxReplicas     = 3
+	MaxStreamName   = 512       // bytes
+	MaxInline       = 16 << 10  // bytes of a stream that stands in its namespace entry
+	DefaultExtent   = 1 << 30   // target size of an extent in bytes
+	BypassJournal   = 256 << 10 // an append of at least this many bytes goes to the data disk, not through the journal
+	SectorSize      = 4096      // unit of direct I/O
 )
 
 // ExtentID names an extent for ever. The StreamManager issues ids in rising
@@ -74,6 +75,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Checksum is the CRC-32C that the whole stream layer uses.
 func Checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+
+// ChecksumUpdate is the checksum of the bytes under sum followed by p.
+func ChecksumUpdate(sum uint32, p []byte) uint32 { return crc32.Update(sum, castagnoli, p) }
 
 // NewBlock makes a block of p, which it does not copy, and its checksums.
 func NewBlock(p []byte) Block {
