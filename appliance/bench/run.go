@@ -42,7 +42,7 @@ type Workload struct {
 	Duration  time.Duration
 	MaxOps    int    // 0 means no limit
 	MaxBytes  int64  // of distinct blobs kept on the server, at least one per client; 0 means 1 GiB
-	Container string // of the blobs; "" means "bench". A List needs one of its own
+	Container string // of the blobs; "" means "bench". A List adds to the name
 	MD5       bool   // put with Content-MD5
 	Blobs     int    // for List: how many names there shall be; 0 means 1000
 }
@@ -117,10 +117,15 @@ func (w *Workload) fillDefaults() {
 	}
 	if w.Container == "" {
 		w.Container = defaultContainer
-		if w.Op == List {
-			w.Container = fmt.Sprintf("%s-list-%d", defaultContainer, w.Blobs)
-		}
 	}
+}
+
+// container that a workload runs in: names to be listed have their own.
+func (w *Workload) container() string {
+	if w.Op == List {
+		return fmt.Sprintf("%s-list-%d", w.Container, w.Blobs)
+	}
+	return w.Container
 }
 
 // Clean deletes the containers that runs of w have made. S3 has no such
@@ -139,7 +144,7 @@ func Clean(t Target, w Workload) error {
 		v.Op = op
 		v.fillDefaults()
 		var status *blobclient.StatusError
-		if err := c.DeleteContainer(v.Container); err != nil && !(errors.As(err, &status) && status.Status == 404) {
+		if err := c.DeleteContainer(v.container()); err != nil && !(errors.As(err, &status) && status.Status == 404) {
 			return err
 		}
 	}
@@ -154,8 +159,8 @@ func prepare(ctx context.Context, t Target, w *Workload) ([]*worker, error) {
 	}
 	defer first.Close()
 	var status *blobclient.StatusError
-	if err := first.CreateContainer(w.Container); err != nil && !(errors.As(err, &status) && status.Status == 409) {
-		return nil, fmt.Errorf("create container %s: %w", w.Container, err)
+	if err := first.CreateContainer(w.container()); err != nil && !(errors.As(err, &status) && status.Status == 409) {
+		return nil, fmt.Errorf("create container %s: %w", w.container(), err)
 	}
 	workers := make([]*worker, w.Clients)
 	perWorker := int(min(w.MaxBytes/int64(max(w.Size, 1)), maxDistinct)) / w.Clients
@@ -177,7 +182,7 @@ func prepare(ctx context.Context, t Target, w *Workload) ([]*worker, error) {
 		fill = w.Blobs
 	}
 	if w.Op == List {
-		have, err := countNames(ctx, first, w.Container)
+		have, err := countNames(ctx, first, w.container())
 		if err != nil || have == fill {
 			return workers, err
 		}
@@ -223,14 +228,14 @@ func populate(ctx context.Context, w Workload, workers []*worker, n int) error {
 	wg.Wait()
 	for _, k := range workers {
 		if k.err != nil {
-			return fmt.Errorf("fill container %s: %w", w.Container, k.err)
+			return fmt.Errorf("fill container %s: %w", w.container(), k.err)
 		}
 	}
 	return context.Cause(ctx)
 }
 
 func (w *Workload) name(worker, i int) string {
-	return fmt.Sprintf("%s/%s-%d/%02d/%06d", w.Container, w.Op, w.Size, worker, i)
+	return fmt.Sprintf("%s/%s-%d/%02d/%06d", w.container(), w.Op, w.Size, worker, i)
 }
 
 func randomBody(size, seed int) []byte {
@@ -326,7 +331,7 @@ func (k *worker) step(w *Workload) error {
 		k.done(1, w.Size)
 		return nil
 	case List:
-		n, next, err := k.client.List(w.Container, k.marker, &k.page)
+		n, next, err := k.client.List(w.container(), k.marker, &k.page)
 		if err != nil {
 			return err
 		}

@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// From Microsoft's page on Shared Key, recomputed with the well-known key by
-// the Go SDK: the one signature that all agree on.
+// The string to sign, field by field, as Microsoft's page on Shared Key has it.
 func TestSharedKeyHeader(t *testing.T) {
 	k, err := newSharedKey("devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==")
 	if err != nil {
@@ -51,7 +50,8 @@ func answers(t *testing.T) *Client {
 				w.(http.Flusher).Flush()
 			}
 		case "/acct/echo":
-			io.Copy(w, r.Body)
+			body, _ := io.ReadAll(r.Body) // all before the first write: HTTP/1.1 is not duplex
+			w.Write(body)
 		case "/acct/gone":
 			w.Header().Set("x-ms-error-code", "BlobNotFound")
 			http.Error(w, "no", http.StatusNotFound)

@@ -20,7 +20,7 @@ func benchCommand() *cli.Command {
 		Name: "bench", Usage: "measure a blob server over HTTP",
 		Description: "Puts, gets and lists blobs on any Azure Blob endpoint (or S3, to compare) for each\n" +
 			"size and number of clients, and reports rates, latencies and CPU per operation.\n" +
-			"Use an account that you can spare: it writes containers whose names begin with \"bench\".",
+			"It writes into containers of its own and deletes them in the end.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "endpoint", Value: "http://127.0.0.1:10000/" + string(appliance.DevAccount), Usage: "`URL` of the blob service, plain http"},
 			&cli.StringFlag{Name: "account", Value: string(appliance.DevAccount), Usage: "`NAME` of the account, for S3 the access key"},
@@ -36,7 +36,8 @@ func benchCommand() *cli.Command {
 			&cli.BoolFlag{Name: "md5", Usage: "put with Content-MD5"},
 			&cli.IntFlag{Name: "server-pid", Usage: "`PID` of the server, when it runs here, for its CPU"},
 			&cli.StringFlag{Name: "name", Value: "server", Usage: "`NAME` of the server in the report"},
-			&cli.BoolFlag{Name: "keep", Usage: "leave the containers there"},
+			&cli.StringFlag{Name: "container", Usage: "`NAME` of the container to use", DefaultText: "a new one"},
+			&cli.BoolFlag{Name: "keep", Usage: "leave the containers there; else they are deleted"},
 		},
 		Action: benchRun,
 		Subcommands: []*cli.Command{{
@@ -62,7 +63,11 @@ type benchPlan struct {
 }
 
 func parseBenchPlan(c *cli.Context) (p benchPlan, err error) {
-	p.workload = bench.Workload{Duration: c.Duration("duration"), MaxOps: c.Int("ops"), MD5: c.Bool("md5"), Blobs: c.Int("blobs")}
+	p.workload = bench.Workload{Duration: c.Duration("duration"), MaxOps: c.Int("ops"), MD5: c.Bool("md5"), Blobs: c.Int("blobs"),
+		Container: c.String("container")}
+	if p.workload.Container == "" {
+		p.workload.Container = fmt.Sprintf("bench-%x", time.Now().UnixMilli())
+	}
 	if p.workload.MaxBytes, err = sizeFlag(c, "max-bytes"); err != nil {
 		return p, err
 	}
@@ -98,7 +103,7 @@ func sizeFlag(c *cli.Context, name string) (int64, error) {
 	return int64(n), nil
 }
 
-func benchRun(c *cli.Context) error {
+func benchRun(c *cli.Context) (err error) {
 	if c.Args().Present() {
 		return noSuchCommand(c)
 	}
@@ -109,7 +114,11 @@ func benchRun(c *cli.Context) error {
 	target := bench.Target{Name: c.String("name"), PID: c.Int("server-pid"), Client: blobclient.Options{
 		Endpoint: c.String("endpoint"), Account: c.String("account"), Key: c.String("key"), S3: c.Bool("s3")}}
 	if !c.Bool("keep") {
-		defer bench.Clean(target, plan.workload)
+		defer func() {
+			if cleanErr := bench.Clean(target, plan.workload); err == nil {
+				err = cleanErr
+			}
+		}()
 	}
 	results := newList(c, nil, func(bench.Result) []string { return nil })
 	if !asJSON(c) {

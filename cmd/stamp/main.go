@@ -58,7 +58,6 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			streamCommand(),
 			extentCommand(),
 			benchCommand(),
-			benchCommand(),
 			versionCommand(),
 		},
 		// Errors are printed and turned into exit codes by run alone.
