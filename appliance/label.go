@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -93,9 +92,6 @@ func decodeLabel(name string, b []byte) (label, error) {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&l); err != nil {
 		return label{}, stamp.Errorf(stamp.Corrupt, op, "label %s is damaged: %w", name, err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return label{}, stamp.Errorf(stamp.Corrupt, op, "label %s is damaged: something follows the label", name)
 	}
 	sum, err := l.sum()
 	if err != nil {
