@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -20,7 +21,7 @@ func WriteText(w io.Writer, r Result) error {
 }
 
 // SizeText writes a size as people say it: "4 KiB".
-func SizeText(size int) string { return humanize.IBytes(uint64(size)) }
+func SizeText(size int) string { return strings.Replace(humanize.IBytes(uint64(size)), ".0 ", " ", 1) }
 
 func cpuText(d time.Duration) string {
 	if d == 0 {
