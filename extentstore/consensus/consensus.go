@@ -1,0 +1,427 @@
+// Package consensus is the replicated log under StreamManager, LockService and
+// LocationService: commands go in, and come out in the same order at every
+// member, applied to a state machine that the caller brings.
+//
+// It is a thin shell around hashicorp/raft and raft-wal. It knows nothing of
+// what a command says. Invariants:
+//
+//   - When Propose returns without an error, the command is on stable storage
+//     at a majority of the members and has been applied here.
+//   - After Read returns nil, the machine holds at least all that any Propose had
+//     returned for, at any member, before Read was called.
+//   - Close returns when every goroutine of Open has ended.
+package consensus
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
+
+	"stamp"
+)
+
+// A Machine is the state that the log drives. Apply, Snapshot and Restore are
+// never called at the same time.
+type Machine interface {
+	// Apply carries out a committed command. It must depend on nothing but
+	// the state and the command. What it returns is Propose's result.
+	Apply(command []byte) any
+	// Snapshot freezes the state; it must be quick, as it holds up Apply.
+	Snapshot() (Snapshot, error)
+	// Restore replaces the state by a written snapshot.
+	Restore(r io.Reader) error
+}
+
+// A Snapshot is a frozen state.
+type Snapshot interface {
+	// Write runs beside later calls of Apply.
+	Write(w io.Writer) error
+	// Release frees it, written or not.
+	Release()
+}
+
+// A Member is one of the voters of a log.
+type Member struct {
+	ID      string
+	Address string // as the transport dials it
+}
+
+// Options configures a Log. The zero value of a field is usable except where
+// it says Required.
+type Options struct {
+	Dir     string  // Required: log, vote and snapshots. Made if missing.
+	ID      string  // Required: this member.
+	Machine Machine // Required.
+
+	// Transport reaches the other members; nil means that there are none.
+	// Members are the first voters, used when Dir is new; nil means this
+	// one alone.
+	Transport raft.Transport
+	Members   []Member
+
+	// Heartbeat is the silence after which a member stands for election; 0
+	// means 50 ms for a single member and 300 ms for several.
+	Heartbeat time.Duration
+	// SnapshotEvery is the number of commands between snapshots; 0 means 16384.
+	SnapshotEvery uint64
+	SegmentSize   int // bytes per log file, preallocated; 0 means 8 MiB
+
+	Log *slog.Logger // nil means discard.
+
+	files types.VFS // for tests: what the log's files are written through
+}
+
+// A Log is one member of a replicated log. Its methods are safe for concurrent
+// use.
+type Log struct {
+	raft  *raft.Raft
+	store *store
+	alone bool
+	stop  chan struct{} // closed by Close
+	done  chan struct{} // closed when watch has ended
+
+	// calls is held for reading by every call that waits for raft, because
+	// raft forgets what still waits in its queues when it is shut down.
+	calls  sync.RWMutex // guards closed; before mu
+	closed bool
+
+	mu    sync.Mutex // guards the fields below
+	ready chan struct{}
+	leads bool // ready is closed: leader, and all of earlier terms is applied
+}
+
+const op = "consensus.Open"
+
+// Open starts a member. A single one leads within some hundred milliseconds:
+// wait with Ready. Errors are of kind Corrupt where the directory is damaged.
+func Open(opts Options) (*Log, error) {
+	if opts.Dir == "" || opts.ID == "" || opts.Machine == nil {
+		return nil, stamp.Errorf(stamp.Invalid, op, "Dir, ID and Machine are required")
+	}
+	fillDefaults(&opts)
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, stamp.Errorf(stamp.Unavailable, op, "make %s: %w", opts.Dir, err)
+	}
+	logger := newLogger(opts.Log)
+	store, err := openStore(&opts, logger)
+	if err != nil {
+		return nil, stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", opts.Dir, err)
+	}
+	l := &Log{store: store, stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{})}
+	if err := l.start(&opts, logger); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	go l.watch()
+	return l, nil
+}
+
+func fillDefaults(o *Options) {
+	if len(o.Members) == 0 {
+		o.Members = []Member{{ID: o.ID, Address: o.ID}}
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 300 * time.Millisecond
+		if len(o.Members) == 1 {
+			o.Heartbeat = 50 * time.Millisecond
+		}
+	}
+	if o.SnapshotEvery == 0 {
+		o.SnapshotEvery = 16 << 10
+	}
+	if o.SegmentSize == 0 {
+		o.SegmentSize = 8 << 20
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.files == nil {
+		o.files = fs.New()
+	}
+}
+
+// store is raft-wal with its own little database of segments, vote and term,
+// which raft-wal opens but does not close.
+type store struct {
+	*wal.WAL
+	meta *metadb.BoltMetaDB
+}
+
+func openStore(o *Options, logger hclog.Logger) (*store, error) {
+	meta := &metadb.BoltMetaDB{}
+	w, err := wal.Open(o.Dir,
+		wal.WithLogger(logger),
+		wal.WithMetaStore(meta),
+		wal.WithSegmentSize(o.SegmentSize),
+		wal.WithSegmentFiler(segment.NewFiler(o.Dir, o.files)))
+	if err != nil {
+		return nil, errors.Join(err, meta.Close())
+	}
+	return &store{w, meta}, nil
+}
+
+func (s *store) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
+
+func (l *Log) start(o *Options, logger hclog.Logger) error {
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, logger)
+	if err != nil {
+		return stamp.Errorf(stamp.Unavailable, op, "snapshots in %s: %w", o.Dir, err)
+	}
+	transport := o.Transport
+	if transport == nil {
+		_, transport = raft.NewInmemTransport(raft.ServerAddress(o.Members[0].Address))
+	}
+	conf := config(o, logger)
+	known, err := raft.HasExistingState(l.store, l.store, snaps)
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", o.Dir, err)
+	}
+	if known {
+		if err := checkNotEmpty(o.Dir, l.store, snaps); err != nil {
+			return err
+		}
+	} else {
+		if err := raft.BootstrapCluster(conf, l.store, l.store, snaps, transport, voters(o.Members)); err != nil {
+			return stamp.Errorf(stamp.Unavailable, op, "begin a log in %s: %w", o.Dir, err)
+		}
+	}
+	cache, err := raft.NewLogCache(512, l.store)
+	if err != nil {
+		return stamp.Errorf(stamp.Other, op, "log cache: %w", err)
+	}
+	l.raft, err = raft.NewRaft(conf, &machine{o.Machine}, cache, l.store, snaps, transport)
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, op, "the log or snapshot in %s cannot be used: %w", o.Dir, err)
+	}
+	l.alone, err = l.countVoters()
+	return err
+}
+
+// checkNotEmpty refuses a log that has voted but remembers nothing: its files
+// were lost or overwritten.
+func checkNotEmpty(dir string, logs raft.LogStore, snaps raft.SnapshotStore) error {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", dir, err)
+	}
+	written, err := snaps.List()
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, op, "the snapshots in %s cannot be read: %w", dir, err)
+	}
+	if last == 0 && len(written) == 0 {
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s has lost its content", dir)
+	}
+	return nil
+}
+
+func config(o *Options, logger hclog.Logger) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(o.ID)
+	c.HeartbeatTimeout = o.Heartbeat
+	c.ElectionTimeout = o.Heartbeat
+	c.LeaderLeaseTimeout = o.Heartbeat
+	c.CommitTimeout = min(50*time.Millisecond, o.Heartbeat)
+	c.SnapshotThreshold = o.SnapshotEvery
+	c.SnapshotInterval = 30 * time.Second
+	c.TrailingLogs = 1024
+	c.MaxAppendEntries = 256
+	c.BatchApplyCh = true
+	c.NoLegacyTelemetry = true
+	c.Logger = logger
+	return c
+}
+
+func voters(members []Member) raft.Configuration {
+	var c raft.Configuration
+	for _, m := range members {
+		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(m.ID), Address: raft.ServerAddress(m.Address)})
+	}
+	return c
+}
+
+func (l *Log) countVoters() (alone bool, err error) {
+	f := l.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return false, errors.Join(stamp.Errorf(stamp.Corrupt, op, "read the configuration: %w", err), l.raft.Shutdown().Error())
+	}
+	return len(f.Configuration().Servers) == 1, nil
+}
+
+// watch follows elections until Close. A new leader is ready when a barrier has
+// told it that all commands of earlier terms are applied.
+func (l *Log) watch() {
+	defer close(l.done)
+	for {
+		select {
+		case <-l.stop:
+			l.setReady(false)
+			return
+		case leads := <-l.raft.LeaderCh():
+			l.setReady(leads && l.ask("consensus.watch", l.barrier) == nil)
+		}
+	}
+}
+
+func (l *Log) barrier() error { return l.raft.Barrier(0).Error() }
+
+// ask makes a call that waits for raft, unless the log is closed.
+func (l *Log) ask(op string, call func() error) error {
+	l.calls.RLock()
+	defer l.calls.RUnlock()
+	if l.closed {
+		return stamp.Errorf(stamp.Unavailable, op, "the log is closed")
+	}
+	return call()
+}
+
+func (l *Log) setReady(ready bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ready == l.leads {
+		return
+	}
+	l.leads = ready
+	if ready {
+		close(l.ready)
+	} else {
+		l.ready = make(chan struct{})
+	}
+}
+
+// Ready waits until this member leads and has applied all earlier commands.
+func (l *Log) Ready(ctx context.Context) error {
+	l.mu.Lock()
+	ready := l.ready
+	l.mu.Unlock()
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return stamp.Errorf(stamp.Unavailable, "consensus.Ready", "no leader yet: %w", context.Cause(ctx))
+	}
+}
+
+// Leads reports whether this member leads and has applied all earlier
+// commands, as far as it knows.
+func (l *Log) Leads() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leads
+}
+
+// longestQueue is how long a command may wait for a place in the log.
+const longestQueue = 10 * time.Second
+
+// Propose puts a command on the log and returns what Apply made of it. The
+// command must not be changed afterwards. Errors: Unavailable and Busy say that
+// it has not taken effect and never will, Timeout that it may. Once the
+// command is on its way the end of ctx is not waited for: whoever asked learns
+// the outcome.
+func (l *Log) Propose(ctx context.Context, command []byte) (any, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var result any
+	err := l.ask("consensus.Propose", func() error {
+		f := l.raft.Apply(command, longestQueue)
+		if err := f.Error(); err != nil {
+			return proposeError(err)
+		}
+		result = f.Response()
+		return nil
+	})
+	return result, err
+}
+
+func proposeError(err error) error {
+	const op = "consensus.Propose"
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return stamp.Errorf(stamp.Unavailable, op, "this member does not lead: %w", err)
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return stamp.Errorf(stamp.Busy, op, "the log takes no more commands: %w", err)
+	}
+	return stamp.Errorf(stamp.Timeout, op, "the command may take effect: %w", err)
+}
+
+// Read returns once the machine may be read: see the package's invariants. A
+// single member leads for as long as it runs and asks nobody.
+func (l *Log) Read(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !l.Leads() {
+		return stamp.Errorf(stamp.Unavailable, "consensus.Read", "this member does not lead")
+	}
+	if l.alone {
+		return nil
+	}
+	return l.ask("consensus.Read", func() error {
+		if err := l.raft.VerifyLeader().Error(); err != nil {
+			return stamp.Errorf(stamp.Unavailable, "consensus.Read", "this member does not lead: %w", err)
+		}
+		return nil
+	})
+}
+
+// Snapshot writes a snapshot now and drops the log before it.
+func (l *Log) Snapshot() error {
+	return l.ask("consensus.Snapshot", func() error {
+		err := l.raft.Snapshot().Error()
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			return stamp.Errorf(stamp.Other, "consensus.Snapshot", "%w", err)
+		}
+		return nil
+	})
+}
+
+// Close ends this member. It first waits for what is being proposed, which
+// ends soon: either a majority answers or this member stops leading.
+func (l *Log) Close() error {
+	l.calls.Lock()
+	again := l.closed
+	l.closed = true
+	l.calls.Unlock()
+	if again {
+		return nil
+	}
+	err := l.raft.Shutdown().Error()
+	close(l.stop)
+	<-l.done
+	return errors.Join(err, l.store.Close())
+}
+
+// machine is what raft sees of a Machine.
+type machine struct{ m Machine }
+
+func (f *machine) Apply(l *raft.Log) any          { return f.m.Apply(l.Data) }
+func (f *machine) Restore(rc io.ReadCloser) error { return errors.Join(f.m.Restore(rc), rc.Close()) }
+func (f *machine) Snapshot() (raft.FSMSnapshot, error) {
+	s, err := f.m.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return snapshot{s}, nil
+}
+
+type snapshot struct{ s Snapshot }
+
+func (s snapshot) Release() { s.s.Release() }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.s.Write(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}

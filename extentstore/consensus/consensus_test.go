@@ -1,0 +1,304 @@
+package consensus
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/types"
+	"go.uber.org/goleak"
+
+	"stamp"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// adder is a Machine that sums its commands.
+type adder struct {
+	mu       sync.Mutex
+	sum      uint64
+	commands int
+}
+
+func (a *adder) Apply(c []byte) any {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sum += binary.LittleEndian.Uint64(c)
+	a.commands++
+	return a.sum
+}
+
+func (a *adder) Snapshot() (Snapshot, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return frozen(a.sum), nil
+}
+
+func (a *adder) Restore(r io.Reader) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return binary.Read(r, binary.LittleEndian, &a.sum)
+}
+
+type frozen uint64
+
+func (f frozen) Write(w io.Writer) error { return binary.Write(w, binary.LittleEndian, uint64(f)) }
+func (f frozen) Release()                {}
+
+func number(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
+
+func open(t *testing.T, opts Options) *Log {
+	t.Helper()
+	l, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func ready(t *testing.T, l *Log) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := l.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func propose(t *testing.T, l *Log, n uint64) uint64 {
+	t.Helper()
+	sum, err := l.Propose(t.Context(), number(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum.(uint64)
+}
+
+func TestReopenKeepsCommands(t *testing.T) {
+	dir := t.TempDir()
+	var want uint64
+	for round := range uint64(4) {
+		m := &adder{}
+		start := time.Now()
+		l := open(t, Options{Dir: dir, ID: "a", Machine: m})
+		ready(t, l)
+		t.Logf("round %d: leads after %v", round, time.Since(start))
+		for i := range uint64(10) {
+			want += i + round
+			if got := propose(t, l, i+round); got != want {
+				t.Fatalf("round %d, command %d: got sum %d, want %d", round, i, got, want)
+			}
+		}
+		if err := l.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if round == 2 {
+			if err := l.Snapshot(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestClosedRefuses(t *testing.T) {
+	l := open(t, Options{Dir: t.TempDir(), ID: "a", Machine: &adder{}})
+	ready(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Propose(t.Context(), number(1)); stamp.KindOf(err) != stamp.Unavailable {
+		t.Errorf("Propose after Close: got %v, want Unavailable", err)
+	}
+	if err := l.Read(t.Context()); stamp.KindOf(err) != stamp.Unavailable {
+		t.Errorf("Read after Close: got %v, want Unavailable", err)
+	}
+}
+
+func TestMissingLogIsCorrupt(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Options{Dir: dir, ID: "a", Machine: &adder{}})
+	ready(t, l)
+	propose(t, l, 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.wal"))
+	for _, name := range logs {
+		if err := os.WriteFile(name, make([]byte, 4096), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := Open(Options{Dir: dir, ID: "a", Machine: &adder{}})
+	if err == nil {
+		l.Close()
+	}
+	if stamp.KindOf(err) != stamp.Corrupt {
+		t.Fatalf("open with %d zeroed log files: got %v, want Corrupt", len(logs), err)
+	}
+}
+
+// TestProposeIsSynced checks the first invariant against the files: a command
+// that was acknowledged lies in a write that was synced.
+func TestProposeIsSynced(t *testing.T) {
+	files := &syncWatch{VFS: fs.New()}
+	l := open(t, Options{Dir: t.TempDir(), ID: "a", Machine: &adder{}, files: files})
+	defer l.Close()
+	ready(t, l)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 20 {
+				mark := fmt.Sprintf("%08d", g*1000+i)
+				if _, err := l.Propose(t.Context(), []byte(mark)); err != nil {
+					t.Error(err)
+				}
+				if !files.synced(mark) {
+					t.Errorf("command %s was acknowledged before it was synced", mark)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// syncWatch remembers what was written and then synced.
+type syncWatch struct {
+	types.VFS
+	mu      sync.Mutex
+	durable []byte
+}
+
+func (s *syncWatch) synced(mark string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return containsString(s.durable, mark)
+}
+
+func containsString(p []byte, s string) bool {
+	for i := 0; i+len(s) <= len(p); i++ {
+		if string(p[i:i+len(s)]) == s {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *syncWatch) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := s.VFS.Create(dir, name, size)
+	return &watchedFile{WritableFile: f, fs: s}, err
+}
+
+type watchedFile struct {
+	types.WritableFile
+	fs      *syncWatch
+	pending []byte
+}
+
+func (f *watchedFile) WriteAt(p []byte, off int64) (int, error) {
+	f.pending = append(f.pending, p...)
+	return f.WritableFile.WriteAt(p, off)
+}
+
+func (f *watchedFile) Sync() error {
+	err := f.WritableFile.Sync()
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	f.fs.durable = append(f.fs.durable, f.pending...)
+	f.pending = nil
+	return err
+}
+
+// TestThreeMembers runs the same code as a group that loses its leader.
+func TestThreeMembers(t *testing.T) {
+	members := []Member{{"a", "a"}, {"b", "b"}, {"c", "c"}}
+	logs := map[string]*Log{}
+	transports := map[string]*raft.InmemTransport{}
+	for _, m := range members {
+		_, transports[m.ID] = raft.NewInmemTransport(raft.ServerAddress(m.Address))
+	}
+	for _, x := range members {
+		for _, y := range members {
+			transports[x.ID].Connect(raft.ServerAddress(y.Address), transports[y.ID])
+		}
+	}
+	for _, m := range members {
+		logs[m.ID] = open(t, Options{Dir: t.TempDir(), ID: m.ID, Machine: &adder{}, Transport: transports[m.ID], Members: members, Heartbeat: 100 * time.Millisecond})
+	}
+	first := leader(t, logs)
+	for range 10 {
+		propose(t, logs[first], 1)
+	}
+	if err := logs[first].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(logs, first)
+	second := leader(t, logs)
+	if err := logs[second].Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := propose(t, logs[second], 1); got != 11 {
+		t.Errorf("after the leader has gone: got sum %d, want 11", got)
+	}
+	for _, l := range logs {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func leader(t *testing.T, logs map[string]*Log) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	found := make(chan string, len(logs))
+	for id, l := range logs {
+		go func() {
+			if l.Ready(ctx) == nil {
+				found <- id
+			}
+		}()
+	}
+	select {
+	case id := <-found:
+		return id
+	case <-ctx.Done():
+		t.Fatal("no leader within 10 s")
+		return ""
+	}
+}
+
+func BenchmarkPropose(b *testing.B) {
+	for _, callers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {
+			l, err := Open(Options{Dir: b.TempDir(), ID: "a", Machine: &adder{}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			if err := l.Ready(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			b.SetParallelism(callers / 2)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := l.Propose(b.Context(), number(1)); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}
