@@ -19,7 +19,8 @@ import (
 //	03                                                 ceiling of the versions handed out (range-owned)
 //	04 <container id>                                  container being removed: GraveRow (range-owned)
 //	05 <container id> <file id> <object suffix>        orphan of the mount: unlinked, still open (range-owned)
-//	02, 06 - 0F                                          reserved for range-owned rows
+//	06 <key of a blob without object suffix>           the blob has uncommitted blocks: StagedRow (range-owned)
+//	02, 07 - 0F                                        reserved for range-owned rows
 //	10 <account>                                       AccountRow
 //	20 <account> 01 <container name>                   ContainerRow
 //	20 <account> 02 <container id> <blob name> <object suffix>
@@ -34,16 +35,18 @@ import (
 //	20                            base row: BlobRow
 //	30 <block id>                 uncommitted block: BlockRow
 //	40 <content id> <offset>      segment row: package segment
+//	50 <blocks id> <first index>  block list row: package blob, blocklist.go
 //
 // What becomes of range-owned rows when a range splits or merges: live bytes
 // are recounted; counters and the ceiling go to both children and the larger
 // one survives a merge; graves and orphans follow their container, to both
-// children if it is split.
+// children if it is split; 06 rows follow their blob.
 const (
 	TableLive    = 0x01
 	TableVersion = 0x03
 	TableGrave   = 0x04
 	TableOrphan  = 0x05
+	TableStaged  = 0x06
 	TableAccount = 0x10
 	TableBlob    = 0x20
 	TableEntity  = 0x30
@@ -56,6 +59,7 @@ const (
 	SuffixBase     = 0x20
 	SuffixBlock    = 0x30
 	SuffixSegment  = 0x40
+	SuffixBlocks   = 0x50
 )
 
 // AppendString appends a string component.
@@ -222,6 +226,58 @@ func AppendSegments(object []byte, contentID uint64) []byte {
 // AppendOffset completes the key of a segment row.
 func AppendOffset(segments []byte, offset int64) []byte {
 	return binary.BigEndian.AppendUint64(segments, uint64(offset))
+}
+
+// AppendBlocks appends to an object's prefix the beginning of the keys of the
+// rows of one block list.
+func AppendBlocks(object []byte, blocksID uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(object, SuffixBlocks), blocksID)
+}
+
+// AppendIndex completes the key of a block list row.
+func AppendIndex(blocks []byte, first int) []byte {
+	return binary.BigEndian.AppendUint32(blocks, uint32(first))
+}
+
+// StagedKey is the row that says that the blob with that prefix has
+// uncommitted blocks.
+func StagedKey(object []byte) []byte {
+	return append(append(make([]byte, 0, len(object)+1), TableStaged), object...)
+}
+
+// ContainerID is the container whose prefix a blob's key begins with, and the
+// length of the prefix.
+func ContainerID(key []byte) (id uint64, n int, ok bool) {
+	if len(key) == 0 || key[0] != TableBlob {
+		return 0, 0, false
+	}
+	_, rest, _, ok := cutRaw(key[1:])
+	if !ok || len(rest) < 9 || rest[0] != kindBlob {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint64(rest[1:]), len(key) - len(rest) + 9, true
+}
+
+// ParseContainerKey undoes ContainerKey.
+func ParseContainerKey(key []byte) (container string, ok bool) {
+	if len(key) == 0 || key[0] != TableBlob {
+		return "", false
+	}
+	_, rest, _, ok := cutRaw(key[1:])
+	if !ok || len(rest) == 0 || rest[0] != kindContainer {
+		return "", false
+	}
+	s, rest, ok := CutString(rest[1:])
+	return s, ok && len(rest) == 0
+}
+
+// ParseOrphanKey splits the key of a row of an orphan.
+func ParseOrphanKey(key []byte) (k ObjectKey, containerID, fileID uint64, ok bool) {
+	if len(key) < 18 || key[0] != TableOrphan {
+		return ObjectKey{}, 0, 0, false
+	}
+	return ObjectKey{Object: key[:17], Suffix: key[17], Rest: key[18:]},
+		binary.BigEndian.Uint64(key[1:]), binary.BigEndian.Uint64(key[9:]), true
 }
 
 // An ObjectKey is a key below a container's or an orphan's prefix, taken apart.

@@ -315,9 +315,11 @@ type BlobRow struct {
 	CacheControl       string                 `protobuf:"bytes,12,opt,name=cache_control,json=cacheControl,proto3" json:"cache_control,omitempty"`
 	ContentMd5         []byte                 `protobuf:"bytes,13,opt,name=content_md5,json=contentMd5,proto3" json:"content_md5,omitempty"`
 	Metadata           []*Pair                `protobuf:"bytes,14,rep,name=metadata,proto3" json:"metadata,omitempty"`
-	// Committed block list, for Get Block List: package blob, blocklist.go.
-	// Absent after Put Blob or a write through the mount.
+	// Committed block list, for Get Block List, in the encoding of package
+	// blob, blocklist.go: here, or, if it is long, in block list rows under
+	// blocks_id. Absent after Put Blob or a write through the mount.
 	Blocks        []byte `protobuf:"bytes,15,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	BlocksId      uint64 `protobuf:"fixed64,19,opt,name=blocks_id,json=blocksId,proto3" json:"blocks_id,omitempty"`
 	FileId        uint64 `protobuf:"fixed64,16,opt,name=file_id,json=fileId,proto3" json:"file_id,omitempty"` // inode number in the mount, 0 until it asks
 	Posix         *Posix `protobuf:"bytes,17,opt,name=posix,proto3" json:"posix,omitempty"`
 	AccessTier    string `protobuf:"bytes,18,opt,name=access_tier,json=accessTier,proto3" json:"access_tier,omitempty"` // as the client set it, empty: inferred
@@ -458,6 +460,13 @@ func (x *BlobRow) GetBlocks() []byte {
 		return x.Blocks
 	}
 	return nil
+}
+
+func (x *BlobRow) GetBlocksId() uint64 {
+	if x != nil {
+		return x.BlocksId
+	}
+	return 0
 }
 
 func (x *BlobRow) GetFileId() uint64 {
@@ -719,6 +728,51 @@ func (x *BlockRow) GetSegments() []byte {
 	return nil
 }
 
+// Says of a blob that it has uncommitted blocks, and since when it was idle.
+type StagedRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Modified      int64                  `protobuf:"varint,1,opt,name=modified,proto3" json:"modified,omitempty"` // the latest Put Block
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StagedRow) Reset() {
+	*x = StagedRow{}
+	mi := &file_schema_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StagedRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StagedRow) ProtoMessage() {}
+
+func (x *StagedRow) ProtoReflect() protoreflect.Message {
+	mi := &file_schema_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StagedRow.ProtoReflect.Descriptor instead.
+func (*StagedRow) Descriptor() ([]byte, []int) {
+	return file_schema_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StagedRow) GetModified() int64 {
+	if x != nil {
+		return x.Modified
+	}
+	return 0
+}
+
 // A container that was deleted and whose contents are still to be removed.
 type GraveRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -732,7 +786,7 @@ type GraveRow struct {
 
 func (x *GraveRow) Reset() {
 	*x = GraveRow{}
-	mi := &file_schema_proto_msgTypes[7]
+	mi := &file_schema_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +798,7 @@ func (x *GraveRow) String() string {
 func (*GraveRow) ProtoMessage() {}
 
 func (x *GraveRow) ProtoReflect() protoreflect.Message {
-	mi := &file_schema_proto_msgTypes[7]
+	mi := &file_schema_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +811,7 @@ func (x *GraveRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraveRow.ProtoReflect.Descriptor instead.
 func (*GraveRow) Descriptor() ([]byte, []int) {
-	return file_schema_proto_rawDescGZIP(), []int{7}
+	return file_schema_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GraveRow) GetAccount() string {
@@ -810,7 +864,7 @@ const file_schema_proto_rawDesc = "" +
 	"\fhierarchical\x18\a \x01(\bR\fhierarchical\"0\n" +
 	"\x04Pair\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xfa\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x97\x05\n" +
 	"\aBlobRow\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x06R\aversion\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\x03R\acreated\x12\x1a\n" +
@@ -829,7 +883,8 @@ const file_schema_proto_rawDesc = "" +
 	"\vcontent_md5\x18\r \x01(\fR\n" +
 	"contentMd5\x121\n" +
 	"\bmetadata\x18\x0e \x03(\v2\x15.stamp.schema.v1.PairR\bmetadata\x12\x16\n" +
-	"\x06blocks\x18\x0f \x01(\fR\x06blocks\x12\x17\n" +
+	"\x06blocks\x18\x0f \x01(\fR\x06blocks\x12\x1b\n" +
+	"\tblocks_id\x18\x13 \x01(\x06R\bblocksId\x12\x17\n" +
 	"\afile_id\x18\x10 \x01(\x06R\x06fileId\x12,\n" +
 	"\x05posix\x18\x11 \x01(\v2\x16.stamp.schema.v1.PosixR\x05posix\x12\x1f\n" +
 	"\vaccess_tier\x18\x12 \x01(\tR\n" +
@@ -853,7 +908,9 @@ const file_schema_proto_rawDesc = "" +
 	"\bBlockRow\x12\x18\n" +
 	"\acreated\x18\x01 \x01(\x03R\acreated\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1a\n" +
-	"\bsegments\x18\x03 \x01(\fR\bsegments\"l\n" +
+	"\bsegments\x18\x03 \x01(\fR\bsegments\"'\n" +
+	"\tStagedRow\x12\x1a\n" +
+	"\bmodified\x18\x01 \x01(\x03R\bmodified\"l\n" +
 	"\bGraveRow\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x0e\n" +
@@ -878,7 +935,7 @@ func file_schema_proto_rawDescGZIP() []byte {
 }
 
 var file_schema_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_schema_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_schema_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_schema_proto_goTypes = []any{
 	(BlobType)(0),        // 0: stamp.schema.v1.BlobType
 	(*AccountRow)(nil),   // 1: stamp.schema.v1.AccountRow
@@ -888,7 +945,8 @@ var file_schema_proto_goTypes = []any{
 	(*Posix)(nil),        // 5: stamp.schema.v1.Posix
 	(*Xattr)(nil),        // 6: stamp.schema.v1.Xattr
 	(*BlockRow)(nil),     // 7: stamp.schema.v1.BlockRow
-	(*GraveRow)(nil),     // 8: stamp.schema.v1.GraveRow
+	(*StagedRow)(nil),    // 8: stamp.schema.v1.StagedRow
+	(*GraveRow)(nil),     // 9: stamp.schema.v1.GraveRow
 }
 var file_schema_proto_depIdxs = []int32{
 	3, // 0: stamp.schema.v1.ContainerRow.metadata:type_name -> stamp.schema.v1.Pair
@@ -914,7 +972,7 @@ func file_schema_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_schema_proto_rawDesc), len(file_schema_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
