@@ -298,13 +298,9 @@ func (r *Range) errClosed() error {
 
 // Flush writes the memtable to a checkpoint, which lets the commit log go.
 func (r *Range) Flush(ctx context.Context) error {
-	if err := r.enter(); err != nil {
-		return err
-	}
-	defer r.leave()
-	flushed, err := r.db.AsyncFlush()
+	flushed, err := r.StartFlush()
 	if err != nil {
-		return stamp.Errorf(stamp.Unavailable, "rangestore.Flush", "range %s: %w", r.name, err)
+		return err
 	}
 	select {
 	case <-flushed:
@@ -314,6 +310,28 @@ func (r *Range) Flush(ctx context.Context) error {
 	case <-ctx.Done():
 		return stamp.Errorf(stamp.Timeout, "rangestore.Flush", "range %s: %w", r.name, ctx.Err())
 	}
+}
+
+// StartFlush begins a Flush and returns what is closed when it is done.
+func (r *Range) StartFlush() (<-chan struct{}, error) {
+	if err := r.enter(); err != nil {
+		return nil, err
+	}
+	defer r.leave()
+	flushed, err := r.db.AsyncFlush()
+	if err != nil {
+		return nil, stamp.Errorf(stamp.Unavailable, "rangestore.StartFlush", "range %s: %w", r.name, err)
+	}
+	return flushed, nil
+}
+
+// MemTableSize is the number of bytes that the memtables take; 0 once closed.
+func (r *Range) MemTableSize() uint64 {
+	if r.enter() != nil {
+		return 0
+	}
+	defer r.leave()
+	return r.db.Metrics().MemTable.Size
 }
 
 // Compact rewrites the rows from lower up to upper, which gives the space of
@@ -329,7 +347,7 @@ func (r *Range) Compact(ctx context.Context, lower, upper []byte) error {
 	return r.check()
 }
 
-// Metrics tells what the LSM tree holds and does.
+// Metrics tells what the LSM tree holds and does. The range must be open.
 func (r *Range) Metrics() *pebble.Metrics { return r.db.Metrics() }
 
 // Close waits for what is under way and closes the LSM tree. When ctx ends

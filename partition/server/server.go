@@ -1,0 +1,294 @@
+// Package server is the PartitionServer (PS): it opens the RangePartitions
+// that this process serves and shares among them what a machine has only once,
+// the memory for blocks and memtables and the processors for compaction.
+//
+// It knows nothing of what rows mean. A range is served from when Open
+// returns until it is terminal (rangestore.Range.Done) or the server closes.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/stream"
+	"stamp/partition/rangestore"
+	"stamp/partition/streamfs"
+)
+
+// The ranges of a stamp, one for each object table. Each lives in the folder
+// "/<name>/1/" of the stream namespace.
+const (
+	Account = "account"
+	Blob    = "blob"
+	Entity  = "entity"
+	Message = "message"
+)
+
+// Ranges are the names of all ranges.
+func Ranges() []string { return []string{Account, Blob, Entity, Message} }
+
+// Folder is the folder of a range.
+func Folder(name string) string { return "/" + name + "/1/" }
+
+// Options configures a Server. The zero value of a field is usable except
+// where it says Required.
+type Options struct {
+	Client *stream.Client // Required.
+
+	CacheSize    int64 // Bytes of blocks kept in memory; 0 means 128 MiB.
+	MemTableSize int   // Of each range; 0 means rangestore.DefaultMemTableSize.
+	// MemTables is how many bytes all memtables may take before the largest
+	// is flushed; 0 means three times MemTableSize.
+	MemTables   int64
+	Compactions int // At a time, of all ranges; 0 means half the processors, at least one.
+	OpenFiles   int // Kept open for reading, of all ranges; 0 means 1000.
+
+	// Space tells how full the stamp's disks are, from memory; nil means
+	// never full.
+	Space func() extentstore.Space
+
+	Log     *slog.Logger          // nil means discard.
+	Metrics prometheus.Registerer // nil means none.
+	Clock   stamp.Clock           // nil means SystemClock.
+}
+
+func (o *Options) fill() error {
+	if o.Client == nil {
+		return stamp.Errorf(stamp.Invalid, "server.Open", "Client is required")
+	}
+	if o.CacheSize == 0 {
+		o.CacheSize = 128 << 20
+	}
+	if o.MemTableSize == 0 {
+		o.MemTableSize = rangestore.DefaultMemTableSize
+	}
+	if o.MemTables == 0 {
+		o.MemTables = 3 * int64(o.MemTableSize)
+	}
+	if o.Compactions == 0 {
+		o.Compactions = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	if o.OpenFiles == 0 {
+		o.OpenFiles = 1000
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = stamp.SystemClock{}
+	}
+	return nil
+}
+
+// A Server serves the ranges of a stamp.
+type Server struct {
+	opts      Options
+	ranges    map[string]*served
+	scheduler *Scheduler
+	cache     *pebble.Cache
+	files     *pebble.FileCache
+	stop      chan struct{}
+	bg        sync.WaitGroup
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// served is one range with what it stands on.
+type served struct {
+	folder *stream.Folder
+	fs     *streamfs.FS
+	share  *registration
+	r      *rangestore.Range
+}
+
+// Open acquires the folders of all ranges, which fences whoever served them,
+// and opens them at the same time.
+func Open(ctx context.Context, opts Options) (*Server, error) {
+	if err := opts.fill(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts:      opts,
+		ranges:    make(map[string]*served),
+		scheduler: NewScheduler(opts.Compactions),
+		cache:     pebble.NewCache(opts.CacheSize),
+		files:     pebble.NewFileCache(runtime.GOMAXPROCS(0), opts.OpenFiles),
+		stop:      make(chan struct{}),
+	}
+	if err := s.openAll(ctx); err != nil {
+		return nil, errors.Join(err, s.Close(ctx))
+	}
+	s.register()
+	s.scheduler.Open()
+	s.bg.Go(s.govern)
+	for _, sv := range s.ranges {
+		s.bg.Go(func() {
+			select {
+			case <-sv.r.Done(): // what a range without a future compacts is thrown away
+				sv.share.close()
+			case <-s.stop:
+			}
+		})
+	}
+	return s, nil
+}
+
+func (s *Server) openAll(ctx context.Context) error {
+	names := Ranges()
+	opened := make([]*served, len(names))
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { opened[i], errs[i] = s.open(ctx, name) })
+	}
+	wg.Wait()
+	for i, name := range names {
+		if opened[i] != nil {
+			s.ranges[name] = opened[i]
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) open(ctx context.Context, name string) (*served, error) {
+	begin := s.opts.Clock.Now()
+	folder, err := s.opts.Client.Acquire(ctx, Folder(name))
+	if err != nil {
+		return nil, stamp.Errorf(stamp.KindOf(err), "server.Open", "acquire %s: %w", Folder(name), err)
+	}
+	fs, err := streamfs.New(folder, streamfs.Options{
+		Space: s.opts.Space, Log: s.opts.Log, Metrics: s.opts.Metrics, Clock: s.opts.Clock,
+	})
+	if err != nil {
+		return nil, err
+	}
+	share := s.scheduler.Range()
+	r, err := rangestore.Open(ctx, rangestore.Options{
+		Name: name, FS: fs, Cache: s.cache, FileCache: s.files, Scheduler: share,
+		MemTableSize: s.opts.MemTableSize, Log: s.opts.Log, Metrics: s.opts.Metrics,
+	})
+	if err != nil {
+		share.drop()
+		return nil, errors.Join(err, fs.Close(ctx))
+	}
+	s.opts.Log.Info("range opened", "range", name, "epoch", folder.Epoch(), "took", s.opts.Clock.Now().Sub(begin))
+	return &served{folder, fs, share, r}, nil
+}
+
+// Range is an open range; nil if there is none of that name.
+func (s *Server) Range(name string) *rangestore.Range {
+	if sv := s.ranges[name]; sv != nil {
+		return sv.r
+	}
+	return nil
+}
+
+// Folder is the folder of an open range, for its blob data stream; nil if
+// there is none of that name.
+func (s *Server) Folder(name string) *stream.Folder {
+	if sv := s.ranges[name]; sv != nil {
+		return sv.folder
+	}
+	return nil
+}
+
+// Close closes all ranges. When ctx ends first, what was not acknowledged is
+// given up. Closing again returns the first outcome.
+func (s *Server) Close(ctx context.Context) error {
+	s.closeOnce.Do(func() { s.closeErr = s.close(ctx) })
+	return s.closeErr
+}
+
+func (s *Server) close(ctx context.Context) error {
+	close(s.stop)
+	s.bg.Wait()
+	s.scheduler.Shut()
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for _, sv := range s.ranges {
+		wg.Go(func() {
+			err := errors.Join(sv.r.Close(ctx), sv.fs.Close(ctx))
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	wg.Wait()
+	s.scheduler.Close()
+	s.unregister()
+	s.files.Unref()
+	s.cache.Unref()
+	return errors.Join(errs...)
+}
+
+func (s *Server) register() {
+	if s.opts.Metrics != nil {
+		if err := s.opts.Metrics.Register(s.scheduler.granted); err != nil {
+			s.opts.Log.Warn("metric not registered", "err", err)
+		}
+	}
+}
+
+func (s *Server) unregister() {
+	if s.opts.Metrics != nil {
+		s.opts.Metrics.Unregister(s.scheduler.granted)
+	}
+}
+
+const governEvery = time.Second
+
+// govern keeps the memtables of all ranges within their budget.
+func (s *Server) govern() {
+	t := s.opts.Clock.NewTimer(governEvery)
+	defer t.Stop()
+	var flushed <-chan struct{} // of the flush begun last
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C():
+		}
+		select {
+		case <-flushed:
+			flushed = nil
+		default:
+		}
+		if flushed == nil {
+			flushed = s.flushLargest()
+		}
+		t.Reset(governEvery)
+	}
+}
+
+// flushLargest begins to flush the range with the largest memtables if all
+// together are over the budget, and returns what is closed when that is done.
+func (s *Server) flushLargest() <-chan struct{} {
+	var total, largest uint64
+	var victim *rangestore.Range
+	for _, sv := range s.ranges {
+		size := sv.r.MemTableSize()
+		total += size
+		if size > largest {
+			victim, largest = sv.r, size
+		}
+	}
+	if victim == nil || total <= uint64(s.opts.MemTables) {
+		return nil
+	}
+	flushed, err := victim.StartFlush()
+	if err != nil { // it is being closed, or terminal
+		return nil
+	}
+	s.opts.Log.Debug("memtables over budget", "range", victim.Name(), "bytes", largest, "total", total)
+	return flushed
+}
