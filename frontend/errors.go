@@ -29,6 +29,7 @@ const (
 	ContainerAlreadyExists               Code = "ContainerAlreadyExists"
 	ContainerBeingDeleted                Code = "ContainerBeingDeleted"
 	ContainerNotFound                    Code = "ContainerNotFound"
+	CorsPreflightFailure                 Code = "CorsPreflightFailure"
 	Crc64Mismatch                        Code = "Crc64Mismatch"
 	EmptyMetadataKey                     Code = "EmptyMetadataKey"
 	InsufficientStorage                  Code = "InsufficientStorage"
@@ -91,6 +92,7 @@ var answers = map[Code]answer{
 	ContainerAlreadyExists:               {409, "The specified container already exists."},
 	ContainerBeingDeleted:                {409, "The specified container is being deleted. Try the operation later."},
 	ContainerNotFound:                    {404, "The specified container does not exist."},
+	CorsPreflightFailure:                 {403, "CORS not enabled or no matching rule found for this request."},
 	Crc64Mismatch:                        {400, "The CRC64 value specified in the request did not match the CRC64 value calculated by the server."},
 	EmptyMetadataKey:                     {400, "The key for one of the metadata key-value pairs is empty."},
 	InsufficientStorage:                  {507, "There is no space left for user data. Delete something or add disks."},

@@ -51,6 +51,9 @@ type Operation struct {
 	Access auth.Access          // what its sender needs
 	Serve  func(*Request) error // nil: documented, but missing
 
+	// Anonymous operations are served without asking who sends them.
+	Anonymous bool
+
 	once    sync.Once
 	latency prometheus.Observer
 }
@@ -110,7 +113,8 @@ func New(opts Options) (*FrontEnd, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &FrontEnd{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics, opts.MaxRequests)}
+	f := &FrontEnd{opts: opts, log: opts.Log}
+	f.metrics = newMetrics(opts.Metrics, opts.MaxRequests, &f.running)
 	f.requests.New = func() any { return new(Request) }
 	f.verifier = auth.NewVerifier(func(ctx context.Context, name stamp.AccountName) (primary, secondary []byte, err error) {
 		a, err := opts.Accounts.Get(ctx, name)
@@ -194,16 +198,20 @@ func (f *FrontEnd) serve(r *Request, service Service) error {
 	if err := r.parse(); err != nil {
 		return err
 	}
-	grant, err := f.verifier.Authenticate(r.HTTP.Context(), &r.sender)
-	if err != nil {
-		return err
+	op, routeErr := service.Route(r)
+	if op == nil || !op.Anonymous {
+		var err error
+		if r.Grant, err = f.verifier.Authenticate(r.HTTP.Context(), &r.sender); err != nil {
+			return err
+		}
 	}
-	r.Grant = grant
-	if r.op, err = service.Route(r); err != nil {
-		return err
+	if r.op = op; routeErr != nil {
+		return routeErr
 	}
-	if err := r.Grant.Authorize(r.op.Access); err != nil {
-		return err
+	if !op.Anonymous {
+		if err := r.Grant.Authorize(op.Access); err != nil {
+			return err
+		}
 	}
 	if r.op.Serve == nil {
 		return Errorf(NotImplemented, "%s is not available yet", r.op.Name)
@@ -260,6 +268,10 @@ func (f *FrontEnd) done(r *Request) {
 	p := recover()
 	if p != nil && p != http.ErrAbortHandler {
 		f.log.Error("operation panicked", "request", r.id, "operation", r.operation(), "panic", p, "stack", string(debug.Stack()))
+		if r.status == 0 {
+			r.writeError(Errorf(InternalError, "request %s", r.id))
+			p = nil
+		}
 	}
 	if r.conn != nil {
 		r.conn.end()

@@ -1,6 +1,7 @@
 package frontend
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,12 +14,12 @@ type metrics struct {
 	failures *prometheus.CounterVec   // by service, operation and code
 	received prometheus.Counter       // bytes of bodies announced by requests
 	sent     prometheus.Counter       // bytes of bodies
-	running  prometheus.Gauge
+	running  prometheus.GaugeFunc
 	limit    prometheus.Gauge
 	rejected prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, limit int) *metrics {
+func newMetrics(reg prometheus.Registerer, limit int, running *atomic.Int64) *metrics {
 	m := &metrics{
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "frontend_request_seconds",
@@ -34,8 +35,9 @@ func newMetrics(reg prometheus.Registerer, limit int) *metrics {
 			Name: "frontend_received_bytes_total", Help: "Bytes in bodies of requests."}),
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "frontend_sent_bytes_total", Help: "Bytes in bodies of responses."}),
-		running: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "frontend_requests_running", Help: "Requests being served."}),
+		running: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "frontend_requests_running", Help: "Requests being served."},
+			func() float64 { return float64(running.Load()) }),
 		limit: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "frontend_requests_limit", Help: "Requests that are served at once at most."}),
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{

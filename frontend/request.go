@@ -35,6 +35,8 @@ type Request struct {
 	sent   int64
 	single bool
 
+	pathStyle bool
+
 	sender auth.Request
 	params [8]auth.Param
 	slots  [32]string
@@ -87,7 +89,8 @@ func (r *Request) parse() error {
 	if r.sender.Query, err = parseQuery(r.params[:0], query); err != nil {
 		return err
 	}
-	account, _ := accountOfHost(r.HTTP.Host, r.Service)
+	account, inHost := accountOfHost(r.HTTP.Host, r.Service)
+	r.pathStyle = !inHost
 	p, err := parsePath(path, account)
 	if err != nil {
 		return err
@@ -134,6 +137,13 @@ func (r *Request) parseVersion() error {
 
 // Context ends when the client goes away or the FrontEnd closes.
 func (r *Request) Context() context.Context { return r.HTTP.Context() }
+
+// Secure reports whether the request came over TLS.
+func (r *Request) Secure() bool { return r.sender.TLS }
+
+// PathStyle reports whether the URL names the account in its path, not in its
+// host.
+func (r *Request) PathStyle() bool { return r.pathStyle }
 
 // ID is the request id of the response.
 func (r *Request) ID() string { return r.id }

@@ -1,7 +1,10 @@
 package frontend
 
 import (
+	"encoding/base64"
+	"net/http"
 	"strconv"
+	"time"
 	"unicode/utf8"
 )
 
@@ -74,6 +77,22 @@ func (x *XML) Int(name string, v int64) {
 	x.Start(name)
 	x.b = strconv.AppendInt(x.b, v, 10)
 	x.End(name)
+}
+
+// Time writes an element with a time in the form of HTTP.
+func (x *XML) Time(name string, t time.Time) {
+	x.Start(name)
+	x.b = t.UTC().AppendFormat(x.b, http.TimeFormat)
+	x.End(name)
+}
+
+// Base64If writes an element with base64 unless there is nothing to encode.
+func (x *XML) Base64If(name string, v []byte) {
+	if len(v) != 0 {
+		x.Start(name)
+		x.b = base64.StdEncoding.AppendEncode(x.b, v)
+		x.End(name)
+	}
 }
 
 // Name writes an element with the name of an object. A name that XML cannot
