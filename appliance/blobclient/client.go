@@ -188,14 +188,14 @@ func (c *Client) PutBlock(name, id string, body []byte) error {
 }
 
 // PutBlockList makes the blob of the latest upload of each block.
-func (c *Client) PutBlockList(name string, ids []string) error {
+func (c *Client) PutBlockList(name string, ids []string, headers ...Header) error {
 	var b strings.Builder
 	b.WriteString(`<?xml version="1.0" encoding="utf-8"?><BlockList>`)
 	for _, id := range ids {
 		b.WriteString("<Latest>" + encodeBlockID(id) + "</Latest>")
 	}
 	b.WriteString("</BlockList>")
-	return c.want(&Request{Method: "PUT", Path: c.Path(name), Body: []byte(b.String()),
+	return c.want(&Request{Method: "PUT", Path: c.Path(name), Body: []byte(b.String()), Headers: headers,
 		Query: []Header{{"comp", "blocklist"}}}, nil, 201)
 }
 

@@ -138,6 +138,16 @@ func StartProcess(t testing.TB, opts ProcessOptions) *Process {
 // Start runs the process and waits until it answers a signed request. It
 // returns how long that took.
 func (p *Process) Start() (time.Duration, error) {
+	began := time.Now()
+	if err := p.Launch(); err != nil {
+		return 0, err
+	}
+	err := p.waitServing(began)
+	return time.Since(began), err
+}
+
+// Launch runs the process and does not wait.
+func (p *Process) Launch() error {
 	args := append([]string{"dev", "--location", p.opts.Location}, p.ports...)
 	if p.opts.Mount != "" {
 		args = append(args, "--mount", p.opts.Mount)
@@ -148,17 +158,15 @@ func (p *Process) Start() (time.Duration, error) {
 	// It must not outlive a test process that is killed itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	fmt.Fprintf(&p.out, "--- %s %s\n", p.opts.Binary, strings.Join(cmd.Args[1:], " "))
-	began := time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return err
 	}
 	p.cmd, p.exited = cmd, make(chan struct{})
 	go func(exited chan struct{}) {
 		p.exitErr = cmd.Wait()
 		close(exited)
 	}(p.exited)
-	err := p.waitServing(began)
-	return time.Since(began), err
+	return nil
 }
 
 func (p *Process) waitServing(began time.Time) error {
