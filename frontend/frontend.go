@@ -75,6 +75,7 @@ type Options struct {
 	MaxRequests   int           // Requests served at once; 0 means 1024.
 	HeaderTimeout time.Duration // For the head of a request; 0 means 10s.
 	IdleTimeout   time.Duration // Between two requests of a connection; 0 means 2m.
+	StopGrace     time.Duration // For requests under way when Serve is told to end; 0 means 1s.
 	StallTimeout  time.Duration // Without a byte of a body moving, whole seconds; 0 means 30s.
 	TLS           *tls.Config   // nil means plain HTTP.
 
@@ -107,6 +108,9 @@ func New(opts Options) (*FrontEnd, error) {
 	if opts.IdleTimeout == 0 {
 		opts.IdleTimeout = 2 * time.Minute
 	}
+	if opts.StopGrace == 0 {
+		opts.StopGrace = time.Second
+	}
 	if opts.StallTimeout == 0 {
 		opts.StallTimeout = 30 * time.Second
 	}
@@ -127,7 +131,7 @@ func New(opts Options) (*FrontEnd, error) {
 }
 
 // Serve answers requests to a service on a listener until ctx ends, then
-// gives those under way a second, and closes the listener. It returns nil after
+// gives those under way StopGrace, and closes the listener. It returns nil after
 // that, and else why it could not go on.
 func (f *FrontEnd) Serve(ctx context.Context, ln net.Listener, service Service) error {
 	if f.opts.TLS != nil {
@@ -155,7 +159,7 @@ func (f *FrontEnd) Serve(ctx context.Context, ln net.Listener, service Service) 
 		case <-ctx.Done():
 		case <-base.Done():
 		}
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.opts.StopGrace)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
 			server.Close()
