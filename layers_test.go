@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,8 +16,8 @@ import (
 // its own layer and of layers before it in this list, never of later ones.
 var layers = []string{"", "extentstore", "partition", "geo", "frontend", "fuse", "systemd", "appliance", "cmd"}
 
-// harnesses are packages that exist for tests. They may import upwards, and
-// no product package may import one.
+// harnesses are packages that exist for tests, with what lies below them. They
+// may import upwards, and no product package may import one.
 var harnesses = []string{"streamtest", "partitiontest", "geotest", "stamptest", "clienttest", "crashtest", "bench"}
 
 // noHTTP are the layers that hold storage and know nothing of HTTP.
@@ -143,9 +144,8 @@ func layerOf(dir string) int {
 }
 
 func isHarness(dir string) bool {
-	base := path.Base(dir)
-	for _, h := range harnesses {
-		if base == h {
+	for _, name := range strings.Split(dir, "/") {
+		if slices.Contains(harnesses, name) {
 			return true
 		}
 	}
