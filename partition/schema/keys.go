@@ -46,6 +46,7 @@ const (
 	TableVersion = 0x03
 	TableGrave   = 0x04
 	TableOrphan  = 0x05
+	TableMount   = 0x06
 	TableStaged  = 0x06
 	TableAccount = 0x10
 	TableBlob    = 0x20
@@ -59,7 +60,10 @@ const (
 	SuffixBase     = 0x20
 	SuffixBlock    = 0x30
 	SuffixSegment  = 0x40
-	SuffixBlocks   = 0x50
+
+	SuffixDirectory = 0x50
+	SuffixColumn    = 0x51
+	SuffixBlocks    = 0x50
 )
 
 // AppendString appends a string component.

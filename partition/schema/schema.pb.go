@@ -842,6 +842,305 @@ func (x *GraveRow) GetDeleted() int64 {
 	return 0
 }
 
+// When the entries of a directory last changed. It stands beside the
+// directory's marker, or alone, and is written without being read.
+type DirectoryRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mtime         int64                  `protobuf:"varint,1,opt,name=mtime,proto3" json:"mtime,omitempty"`
+	Ctime         int64                  `protobuf:"varint,2,opt,name=ctime,proto3" json:"ctime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectoryRow) Reset() {
+	*x = DirectoryRow{}
+	mi := &file_schema_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectoryRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectoryRow) ProtoMessage() {}
+
+func (x *DirectoryRow) ProtoReflect() protoreflect.Message {
+	mi := &file_schema_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectoryRow.ProtoReflect.Descriptor instead.
+func (*DirectoryRow) Descriptor() ([]byte, []int) {
+	return file_schema_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DirectoryRow) GetMtime() int64 {
+	if x != nil {
+		return x.Mtime
+	}
+	return 0
+}
+
+func (x *DirectoryRow) GetCtime() int64 {
+	if x != nil {
+		return x.Ctime
+	}
+	return 0
+}
+
+// A session of a mount.
+type SessionRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Begun         int64                  `protobuf:"varint,2,opt,name=begun,proto3" json:"begun,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRow) Reset() {
+	*x = SessionRow{}
+	mi := &file_schema_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRow) ProtoMessage() {}
+
+func (x *SessionRow) ProtoReflect() protoreflect.Message {
+	mi := &file_schema_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRow.ProtoReflect.Descriptor instead.
+func (*SessionRow) Descriptor() ([]byte, []int) {
+	return file_schema_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SessionRow) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *SessionRow) GetBegun() int64 {
+	if x != nil {
+		return x.Begun
+	}
+	return 0
+}
+
+// An orphan that a session keeps.
+type KeptRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Container     string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptRow) Reset() {
+	*x = KeptRow{}
+	mi := &file_schema_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptRow) ProtoMessage() {}
+
+func (x *KeptRow) ProtoReflect() protoreflect.Message {
+	mi := &file_schema_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptRow.ProtoReflect.Descriptor instead.
+func (*KeptRow) Descriptor() ([]byte, []int) {
+	return file_schema_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *KeptRow) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *KeptRow) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// The outcome of a mount's request, kept with its commit so that a second
+// attempt can tell.
+type RequestRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Time          int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	Kept          bool                   `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
+	Replaced      uint64                 `protobuf:"fixed64,4,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestRow) Reset() {
+	*x = RequestRow{}
+	mi := &file_schema_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestRow) ProtoMessage() {}
+
+func (x *RequestRow) ProtoReflect() protoreflect.Message {
+	mi := &file_schema_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestRow.ProtoReflect.Descriptor instead.
+func (*RequestRow) Descriptor() ([]byte, []int) {
+	return file_schema_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RequestRow) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *RequestRow) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
+func (x *RequestRow) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+func (x *RequestRow) GetReplaced() uint64 {
+	if x != nil {
+		return x.Replaced
+	}
+	return 0
+}
+
+// A rename of a directory that takes more than one commit.
+type RenameRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Container     string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameRow) Reset() {
+	*x = RenameRow{}
+	mi := &file_schema_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameRow) ProtoMessage() {}
+
+func (x *RenameRow) ProtoReflect() protoreflect.Message {
+	mi := &file_schema_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameRow.ProtoReflect.Descriptor instead.
+func (*RenameRow) Descriptor() ([]byte, []int) {
+	return file_schema_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RenameRow) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *RenameRow) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *RenameRow) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *RenameRow) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
 var File_schema_proto protoreflect.FileDescriptor
 
 const file_schema_proto_rawDesc = "" +
@@ -915,7 +1214,28 @@ const file_schema_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\x06R\x02id\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\x03R\adeleted*:\n" +
+	"\adeleted\x18\x04 \x01(\x03R\adeleted\":\n" +
+	"\fDirectoryRow\x12\x14\n" +
+	"\x05mtime\x18\x01 \x01(\x03R\x05mtime\x12\x14\n" +
+	"\x05ctime\x18\x02 \x01(\x03R\x05ctime\"<\n" +
+	"\n" +
+	"SessionRow\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x14\n" +
+	"\x05begun\x18\x02 \x01(\x03R\x05begun\"A\n" +
+	"\aKeptRow\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\"j\n" +
+	"\n" +
+	"RequestRow\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +
+	"\x04kept\x18\x03 \x01(\bR\x04kept\x12\x1a\n" +
+	"\breplaced\x18\x04 \x01(\x06R\breplaced\"g\n" +
+	"\tRenameRow\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to*:\n" +
 	"\bBlobType\x12\x0e\n" +
 	"\n" +
 	"BLOCK_BLOB\x10\x00\x12\x0f\n" +
@@ -935,7 +1255,7 @@ func file_schema_proto_rawDescGZIP() []byte {
 }
 
 var file_schema_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_schema_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_schema_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_schema_proto_goTypes = []any{
 	(BlobType)(0),        // 0: stamp.schema.v1.BlobType
 	(*AccountRow)(nil),   // 1: stamp.schema.v1.AccountRow
@@ -947,6 +1267,11 @@ var file_schema_proto_goTypes = []any{
 	(*BlockRow)(nil),     // 7: stamp.schema.v1.BlockRow
 	(*StagedRow)(nil),    // 8: stamp.schema.v1.StagedRow
 	(*GraveRow)(nil),     // 9: stamp.schema.v1.GraveRow
+	(*DirectoryRow)(nil), // 10: stamp.schema.v1.DirectoryRow
+	(*SessionRow)(nil),   // 11: stamp.schema.v1.SessionRow
+	(*KeptRow)(nil),      // 12: stamp.schema.v1.KeptRow
+	(*RequestRow)(nil),   // 13: stamp.schema.v1.RequestRow
+	(*RenameRow)(nil),    // 14: stamp.schema.v1.RenameRow
 }
 var file_schema_proto_depIdxs = []int32{
 	3, // 0: stamp.schema.v1.ContainerRow.metadata:type_name -> stamp.schema.v1.Pair
@@ -972,7 +1297,7 @@ func file_schema_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_schema_proto_rawDesc), len(file_schema_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
