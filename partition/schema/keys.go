@@ -20,7 +20,11 @@ import (
 //	04 <container id>                                  container being removed: GraveRow (range-owned)
 //	05 <container id> <file id> <object suffix>        orphan of the mount: unlinked, still open (range-owned)
 //	06 <key of a blob without object suffix>           the blob has uncommitted blocks: StagedRow (range-owned)
-//	02, 07 - 0F                                        reserved for range-owned rows
+//	07 01 <session id>                                 session of a mount: SessionRow (range-owned)
+//	07 02 <session id> <container id> <file id>        orphan that the session keeps: KeptRow (range-owned)
+//	07 03 <request id, 16 bytes>                       outcome of a mount's request: RequestRow (range-owned)
+//	07 04 <container id> <directory name>              rename of a directory under way: RenameRow (range-owned)
+//	02, 08 - 0F                                        reserved for range-owned rows
 //	10 <account>                                       AccountRow
 //	20 <account> 01 <container name>                   ContainerRow
 //	20 <account> 02 <container id> <blob name> <object suffix>
@@ -36,18 +40,21 @@ import (
 //	30 <block id>                 uncommitted block: BlockRow
 //	40 <content id> <offset>      segment row: package segment
 //	50 <blocks id> <first index>  block list row: package blob, blocklist.go
+//	60                            times of a directory of that name: DirectoryRow
+//	61                            POSIX column of a container, under the empty name: Posix
 //
 // What becomes of range-owned rows when a range splits or merges: live bytes
 // are recounted; counters and the ceiling go to both children and the larger
 // one survives a merge; graves and orphans follow their container, to both
-// children if it is split; 06 rows follow their blob.
+// children if it is split; 06 rows follow their blob; 07 rows go to both
+// children, and each forgets those of containers that it does not have.
 const (
 	TableLive    = 0x01
 	TableVersion = 0x03
 	TableGrave   = 0x04
 	TableOrphan  = 0x05
-	TableMount   = 0x06
 	TableStaged  = 0x06
+	TableMount   = 0x07
 	TableAccount = 0x10
 	TableBlob    = 0x20
 	TableEntity  = 0x30
@@ -60,10 +67,10 @@ const (
 	SuffixBase     = 0x20
 	SuffixBlock    = 0x30
 	SuffixSegment  = 0x40
+	SuffixBlocks   = 0x50
 
-	SuffixDirectory = 0x50
-	SuffixColumn    = 0x51
-	SuffixBlocks    = 0x50
+	SuffixDirectory = 0x60
+	SuffixColumn    = 0x61
 )
 
 // AppendString appends a string component.
