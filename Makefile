@@ -12,6 +12,11 @@ LDFLAGS     := -X main.version=$(VERSION)
 FUZZTIME    ?= 10s
 BENCHTIME   ?= 1s
 SOAKTIME    ?= 1h
+ROUNDS      ?= 50
+SHORT       ?=
+
+# Tests that take long or need other people's programs have build tags.
+TAGS        := crash,clients,compare,soak
 
 # The binary is static. The race detector is the only thing that needs C.
 export CGO_ENABLED ?= 0
@@ -40,8 +45,8 @@ race:
 lint:
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	  if [ -n "$$bad" ]; then echo "gofmt these: $$bad" >&2; exit 1; fi
-	go vet ./...
-	go run $(STATICCHECK) ./...
+	go vet -tags $(TAGS) ./...
+	go run $(STATICCHECK) -tags $(TAGS) ./...
 
 # Each fuzz target of the tree for FUZZTIME.
 fuzz:
@@ -50,6 +55,16 @@ fuzz:
 # Go benchmarks of each layer; `stamp bench` measures a running server.
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Stamp beside the floor, MinIO and Azurite in one run: docs/performance.md.
+bench-peers: build
+	@.ci/setup clients
+	appliance/bench/peers.sh
+
+# Kill the server and cut its power at random moments, ROUNDS times.
+crash: build
+	ROUNDS=$(if $(SHORT),8,$(ROUNDS)) BLOBS=$(if $(SHORT),5000,100000) \
+	  go test -tags crash -count=1 -timeout 60m ./appliance/crashtest/...
 
 clean:
 	rm -rf bin

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"stamp/extentstore"
 )
 
 // endpointsName is the file in the location that tells programs where a
@@ -24,18 +22,8 @@ type Endpoints struct {
 	Metrics string `json:"metrics"`
 }
 
-// endpointsFile is the content of endpoints.json.
-type endpointsFile struct {
-	PID              int                 `json:"pid"`
-	Stamp            extentstore.StampID `json:"stamp"`
-	Scheme           string              `json:"scheme"` // http or https, of Blob, Queue and Table
-	Endpoints                            // host:port each
-	ConnectionString string              `json:"connectionString"` // of devstoreaccount1
-	Mount            string              `json:"mount,omitempty"`
-}
-
-func writeEndpoints(dir string, f endpointsFile) error {
-	b, err := json.MarshalIndent(f, "", "  ")
+func writeEndpoints(dir string, info DevInfo) error {
+	b, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
 		return err
 	}

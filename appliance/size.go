@@ -60,3 +60,10 @@ func limitMemory() {
 		debug.SetMemoryLimit(softMemoryLimit)
 	}
 }
+
+// blockCache is how many bytes of rows all RangePartitions keep in memory.
+const blockCache = 64 << 20
+
+// uploadBuffers is how many bytes of requests may be on their way from all
+// clients to the blob data stream.
+const uploadBuffers = 128 << 20

@@ -1,0 +1,226 @@
+package admin_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"stamp"
+	"stamp/appliance/admin"
+	"stamp/extentstore"
+)
+
+// one is a stamp of 2,500 streams named /a/0000 and on, with one extent each.
+// The methods that the socket does not call are those of a nil interface.
+type one struct{ extentstore.StreamManager }
+
+func (one) Space(context.Context) (extentstore.Space, error) {
+	return extentstore.Space{Capacity: 10, Free: 4, Disks: map[extentstore.NodeID]extentstore.DiskState{"dev-1": {Failed: "burnt"}}}, nil
+}
+
+func (one) List(_ context.Context, prefix, after string, limit int) (out []extentstore.StreamInfo, err error) {
+	for i := 0; i < 2500 && len(out) < limit; i++ {
+		if name := fmt.Sprintf("/a/%04d", i); name > after && strings.HasPrefix(name, prefix) {
+			out = append(out, extentstore.StreamInfo{Name: name, Kind: extentstore.BlobData})
+		}
+	}
+	return out, nil
+}
+
+func (one) Stat(_ context.Context, name string) (extentstore.StreamInfo, error) {
+	if name != "/a/0000" {
+		return extentstore.StreamInfo{}, stamp.Errorf(stamp.NotFound, "manager.Stat", "stream %s", name)
+	}
+	return extentstore.StreamInfo{Name: name, Kind: extentstore.BlobData, Extents: []extentstore.ExtentInfo{{ID: 7, Sealed: true, Length: 3 << 20}}}, nil
+}
+
+func (one) Extents(_ context.Context, after extentstore.ExtentID, limit int) (out []extentstore.ExtentInfo, err error) {
+	for id := after + 1; id <= 2500 && len(out) < limit; id++ {
+		out = append(out, extentstore.ExtentInfo{ID: id})
+	}
+	return out, nil
+}
+
+func (one) Extent(_ context.Context, id extentstore.ExtentID) (extentstore.ExtentInfo, error) {
+	return extentstore.ExtentInfo{ID: id, Sealed: true, Length: 5, Replicas: []extentstore.NodeID{"dev-1", "dev-2", "dev-3", "dev-4"}}, nil
+}
+
+// Node gives nodes of which each has its own trouble.
+func (one) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+	if id == "dev-4" {
+		return nil, stamp.Errorf(stamp.NotFound, "nodes", "no node %s", id)
+	}
+	return node{id: id}, nil
+}
+
+type node struct {
+	extentstore.ExtentNode
+	id extentstore.NodeID
+}
+
+func (n node) Verify(_ context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
+	switch n.id {
+	case "dev-2":
+		return extentstore.ReplicaState{ID: id, Length: 4}, nil
+	case "dev-3":
+		return extentstore.ReplicaState{ID: id, Length: 5}, stamp.Errorf(stamp.Corrupt, "node.Verify", "extent %s, offset 2", id)
+	}
+	return extentstore.ReplicaState{ID: id, Length: 5, Sealed: true}, nil
+}
+
+func (one) Length(_ context.Context, name string) (int64, error) {
+	_, err := one{}.Stat(context.Background(), name)
+	return 3<<20 + 5, err
+}
+
+func (one) ReadStream(_ context.Context, _ string, offset int64, p []byte) (int, error) {
+	if offset >= 2<<20 {
+		return 0, errors.New("the disk is gone")
+	}
+	for i := range p {
+		p[i] = byte(offset + int64(i))
+	}
+	return len(p), nil
+}
+
+type accounts map[stamp.AccountName]admin.Account
+
+func (a accounts) List(context.Context) (out []admin.Account, err error) {
+	for _, acc := range a {
+		out = append(out, admin.Account{Name: acc.Name})
+	}
+	return out, nil
+}
+
+func (a accounts) Create(_ context.Context, name stamp.AccountName) (admin.Account, error) {
+	if _, ok := a[name]; ok {
+		return admin.Account{}, stamp.Errorf(stamp.Exists, "account.Create", "account %s", name)
+	}
+	a[name] = admin.Account{Name: name, Keys: []string{"k1", "k2"}}
+	return a[name], nil
+}
+
+func (a accounts) Get(_ context.Context, name stamp.AccountName) (admin.Account, error) {
+	if acc, ok := a[name]; ok {
+		return acc, nil
+	}
+	return admin.Account{}, stamp.Errorf(stamp.AccountNotFound, "account.Get", "account %s", name)
+}
+
+// start serves in a directory whose name is too long for a socket address.
+func start(t *testing.T) *admin.Client {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 40))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// What a killed process left is replaced.
+	if err := os.WriteFile(filepath.Join(dir, admin.SocketName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := admin.Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(dir, admin.SocketName))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("socket: mode %v, %v; want 0600", info.Mode(), err)
+	}
+	server := &http.Server{Handler: admin.NewHandler(admin.Options{
+		Accounts: accounts{}, Manager: one{}, Nodes: one{}, Streams: one{},
+		Status: func() admin.Status { return admin.Status{Version: "v1"} },
+	})}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	return admin.NewClient(dir)
+}
+
+func TestSocket(t *testing.T) {
+	ctx, c := context.Background(), start(t)
+	st, err := c.Status(ctx)
+	if err != nil || st.Version != "v1" || st.Space.Free != 4 || st.Space.Disks["dev-1"] != "burnt" {
+		t.Errorf("Status = %+v, %v", st, err)
+	}
+	if list, err := c.Accounts(ctx); err != nil || len(list) != 0 {
+		t.Errorf("Accounts = %v, %v; want none", list, err)
+	}
+	if a, err := c.CreateAccount(ctx, "alice"); err != nil || len(a.Keys) != 2 {
+		t.Errorf("CreateAccount = %v, %v", a, err)
+	}
+	if _, err := c.CreateAccount(ctx, "alice"); stamp.KindOf(err) != stamp.Exists {
+		t.Errorf("CreateAccount again: %v, want Exists", err)
+	}
+	if _, err := c.Account(ctx, "bob/../x y"); stamp.KindOf(err) != stamp.AccountNotFound && stamp.KindOf(err) != stamp.Unsupported {
+		t.Errorf("Account of a strange name: %v, want AccountNotFound or Unsupported", err)
+	}
+	n := 0
+	err = c.Streams(ctx, "/a/1", func(s admin.Stream) error { n++; return nil })
+	if err != nil || n != 1000 {
+		t.Errorf("Streams of /a/1: %d, %v; want 1000", n, err)
+	}
+	n = 0
+	if err := c.Extents(ctx, func(admin.Extent) error { n++; return nil }); err != nil || n != 2500 {
+		t.Errorf("Extents: %d, %v; want 2500", n, err)
+	}
+	if s, err := c.Stream(ctx, "/a/0000"); err != nil || s.Length != 3<<20+5 || len(s.List) != 1 || s.List[0].ID != "0000000000000007" {
+		t.Errorf("Stream = %+v, %v", s, err)
+	}
+	if _, err := c.Stream(ctx, "/none"); stamp.KindOf(err) != stamp.NotFound {
+		t.Errorf("Stream of no name: %v, want NotFound", err)
+	}
+}
+
+func TestVerify(t *testing.T) {
+	reps, err := start(t).Verify(context.Background(), "7")
+	if err != nil || len(reps) != 4 {
+		t.Fatalf("Verify = %v, %v; want four replicas", reps, err)
+	}
+	for i, want := range []stamp.Kind{stamp.Other, stamp.Corrupt, stamp.Corrupt, stamp.NotFound} {
+		if i == 0 {
+			if reps[0].Error != nil {
+				t.Errorf("sound replica: %v", reps[0].Error)
+			}
+		} else if reps[i].Error == nil || reps[i].Error.Kind != want {
+			t.Errorf("replica on %s: %+v, want %v", reps[i].Node, reps[i].Error, want)
+		}
+	}
+}
+
+// A stream that cannot be read to its end must not look whole.
+func TestContentBreaksOff(t *testing.T) {
+	ctx, c := context.Background(), start(t)
+	r, err := c.Content(ctx, "/a/0000", 10, 2<<20-10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	r.Close()
+	if err != nil || len(b) != 2<<20-10 || b[0] != 10 {
+		t.Errorf("a part: %d bytes, %v; want %d", len(b), err, 2<<20-10)
+	}
+	r, err = c.Content(ctx, "/a/0000", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if n, err := io.Copy(io.Discard, r); err == nil {
+		t.Errorf("all of it: %d bytes without an error, want one", n)
+	}
+	if _, err := c.Content(ctx, "/a/0000", 4<<20, -1); stamp.KindOf(err) != stamp.InvalidRange {
+		t.Errorf("past the end: %v, want InvalidRange", err)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	for _, dir := range []string{t.TempDir(), "/nonexistent"} {
+		if _, err := admin.NewClient(dir).Status(context.Background()); stamp.KindOf(err) != stamp.Unavailable || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v, want Unavailable with the directory", dir, err)
+		}
+	}
+}

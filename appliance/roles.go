@@ -1,0 +1,205 @@
+package appliance
+
+import (
+	"context"
+	"encoding/base64"
+	"path/filepath"
+
+	"stamp"
+	"stamp/appliance/admin"
+	"stamp/extentstore"
+	"stamp/extentstore/disk"
+	"stamp/extentstore/manager"
+	"stamp/extentstore/node"
+	"stamp/extentstore/stream"
+	"stamp/partition/account"
+	"stamp/partition/blob"
+	"stamp/partition/server"
+)
+
+// roles are what runs in a Dev, from the bottom up.
+type roles struct {
+	nodes    nodes
+	manager  *manager.Manager
+	streams  *stream.Client
+	ranges   *server.Server
+	accounts *account.Service
+	blobs    *blob.Service
+}
+
+// nodes finds the ExtentNodes of this process.
+type nodes map[extentstore.NodeID]extentstore.ExtentNode
+
+var _ extentstore.Nodes = nodes(nil)
+
+// Node implements extentstore.Nodes.
+func (n nodes) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+	if en, ok := n[id]; ok {
+		return en, nil
+	}
+	return nil, stamp.Errorf(stamp.NotFound, "appliance.Node", "no ExtentNode %s in this stamp", id)
+}
+
+// replicas is how many copies a stamp of n disks keeps.
+func replicas(n int) int { return min(n, extentstore.MaxReplicas) }
+
+func (d *Dev) openStreamLayer(ctx context.Context) error {
+	d.nodes = nodes{}
+	var ids []extentstore.NodeID
+	for _, ld := range d.loc.label.Disks {
+		if err := d.openNode(ctx, ld); err != nil {
+			return err
+		}
+		ids = append(ids, ld.Node)
+	}
+	m, err := manager.Open(ctx, manager.Options{
+		Dir: filepath.Join(d.loc.dir, "manager"), Stamp: d.loc.label.Stamp,
+		Nodes: d.nodes, NodeIDs: ids, Replicas: replicas(len(ids)), ExtentTarget: d.sizes.extentTarget,
+		Log: d.log, Metrics: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.manager = m
+	d.onClose("stream manager", func(context.Context) error { return m.Close() })
+	d.streams, err = stream.New(stream.Options{
+		Manager: m, Nodes: d.nodes, ExtentTarget: d.sizes.extentTarget, Log: d.log, Metrics: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose("stream client", func(context.Context) error { return d.streams.Close() })
+	return nil
+}
+
+func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
+	dir, err := disk.OpenDir(diskPath(d.loc.dir, ld), d.log)
+	if err != nil {
+		return err
+	}
+	d.onClose("disk "+ld.Dir, func(context.Context) error { return dir.Close() })
+	en, err := node.Open(ctx, node.Options{
+		ID: ld.Node, Stamp: d.loc.label.Stamp, Disk: dir, Peers: d.nodes,
+		JournalSize: d.sizes.journal, Reserve: d.sizes.reserve,
+		Log: d.log, Metrics: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.nodes[ld.Node] = en
+	d.onClose("extent node "+string(ld.Node), func(context.Context) error { return en.Close() })
+	return nil
+}
+
+// space is how full the disks are, from the StreamManager's memory.
+func (d *Dev) space() extentstore.Space {
+	space, err := d.manager.Space(context.Background())
+	if err != nil {
+		return extentstore.Space{} // closing; an append will say so
+	}
+	return space
+}
+
+func (d *Dev) openPartitionLayer(ctx context.Context) error {
+	s, err := server.Open(ctx, server.Options{
+		Client: d.streams, CacheSize: blockCache, MemTableSize: int(d.sizes.memTable),
+		Space: d.space, Log: d.log, Metrics: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.ranges = s
+	d.onClose("ranges", s.Close)
+	for _, name := range server.Ranges() {
+		go d.watch(name)
+	}
+	return nil
+}
+
+// watch reports a range that has become terminal: this process can not serve
+// it any more.
+func (d *Dev) watch(name string) {
+	select {
+	case <-d.stop:
+	case <-d.ranges.Range(name).Done():
+		d.fail(stamp.Errorf(stamp.Fenced, "appliance.Dev", "range %s has ended: it was taken over or its commit log failed", name))
+	}
+}
+
+func (d *Dev) openServices(ctx context.Context) error {
+	var err error
+	if d.accounts, err = account.Open(ctx, account.Options{Range: d.ranges.Range(server.Account)}); err != nil {
+		return err
+	}
+	if err := d.putAccounts(ctx); err != nil {
+		return err
+	}
+	data, err := blob.NewData(ctx, d.ranges.Folder(server.Blob), d.streams)
+	if err != nil {
+		return err
+	}
+	d.blobs, err = blob.Open(ctx, blob.Options{
+		Range: d.ranges.Range(server.Blob), Data: data, Space: d.space, Log: d.log, Metrics: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose("blob service", func(context.Context) error { return d.blobs.Close() })
+	return nil
+}
+
+// putAccounts makes the well-known account and those of the options, or gives
+// existing ones these keys.
+func (d *Dev) putAccounts(ctx context.Context) error {
+	key, err := base64.StdEncoding.DecodeString(DevKey)
+	if err != nil {
+		return err
+	}
+	for _, a := range append([]AccountKeys{{DevAccount, [][]byte{key}}}, d.opts.Accounts...) {
+		var second []byte
+		if len(a.Keys) > 1 {
+			second = a.Keys[1]
+		}
+		if _, err := d.accounts.Put(ctx, a.Name, a.Keys[0], second); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adminAccounts shows the account table to the operators' socket.
+type adminAccounts struct{ s *account.Service }
+
+var _ admin.Accounts = adminAccounts{}
+
+func (a adminAccounts) List(ctx context.Context) ([]admin.Account, error) {
+	list, err := a.s.List(ctx)
+	var out []admin.Account
+	for _, acc := range list {
+		out = append(out, admin.Account{Name: acc.Name, Created: acc.Created})
+	}
+	return out, err
+}
+
+func (a adminAccounts) Create(ctx context.Context, name stamp.AccountName) (admin.Account, error) {
+	acc, err := a.s.Create(ctx, name)
+	return withKeys(acc), err
+}
+
+func (a adminAccounts) Get(ctx context.Context, name stamp.AccountName) (admin.Account, error) {
+	acc, err := a.s.Get(ctx, name)
+	return withKeys(acc), err
+}
+
+func withKeys(acc *account.Account) admin.Account {
+	if acc == nil {
+		return admin.Account{}
+	}
+	out := admin.Account{Name: acc.Name, Created: acc.Created}
+	for _, key := range acc.Keys {
+		if len(key) > 0 {
+			out.Keys = append(out.Keys, base64.StdEncoding.EncodeToString(key))
+		}
+	}
+	return out
+}
