@@ -229,19 +229,27 @@ var serverHeaders = []string{serverHeader}
 // finish writes the error, if any, counts and logs.
 func (f *FrontEnd) finish(r *Request, err error) {
 	var code Code
+	broken := err != nil && r.status != 0
 	if err != nil {
 		code = resolve(err).Code
 	}
-	took := time.Since(r.start)
-	f.metrics.observe(r, took, code)
 	if err != nil {
 		f.logFailure(r, err, code)
-		r.writeError(err)
+		if r.status == 0 {
+			r.writeError(err)
+		}
 	} else if r.status == 0 {
 		r.WriteHead(http.StatusOK)
 	}
+	took := time.Since(r.start)
+	f.metrics.observe(r, took, code)
 	if f.log.Enabled(r.HTTP.Context(), slog.LevelDebug) {
 		f.logRequest(r, took, code)
+	}
+	if broken {
+		// The head of a success is out already: break the connection off, so
+		// that the client does not take half a body for whole.
+		panic(http.ErrAbortHandler)
 	}
 }
 

@@ -56,13 +56,9 @@ func (r *Request) common() {
 	}
 }
 
-// writeError answers with err. If the head is out already the connection is
-// broken off instead, so that the client does not take half a body for whole.
-func (r *Request) writeError(err error) Error {
+// writeError answers with err. The head of the response must not be out yet.
+func (r *Request) writeError(err error) {
 	e := resolve(err)
-	if r.status != 0 {
-		panic(http.ErrAbortHandler)
-	}
 	clear(r.w.Header())
 	r.used = 0
 	r.Set("X-Ms-Error-Code", string(e.Code))
@@ -75,14 +71,13 @@ func (r *Request) writeError(err error) Error {
 	}
 	if e.Status == http.StatusNotModified || r.HTTP.Method == http.MethodHead {
 		r.WriteHead(e.Status)
-		return e
+		return
 	}
 	body, contentType := r.errorBody(&e)
 	r.Set("Content-Type", contentType)
 	r.SetInt("Content-Length", int64(len(body)))
 	r.WriteHead(e.Status)
-	r.Write(body)
-	return e
+	r.Write(body) // a client that is gone needs no answer
 }
 
 func (r *Request) errorBody(e *Error) (body []byte, contentType string) {
