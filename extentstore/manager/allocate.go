@@ -1,0 +1,208 @@
+package manager
+
+import (
+	"context"
+	"sync"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/manager/command"
+)
+
+// idSource hands out ids that this leader has reserved on the log, a block at a
+// time, so that replicas can be created beside the command that names them.
+// What a crash leaves of a block is never used.
+type idSource struct {
+	mu        sync.Mutex // guards the fields below; held while a block is reserved
+	next, end extentstore.ExtentID
+	pendingMu sync.Mutex // guards pending; inside mu
+	pending   map[extentstore.ExtentID]struct{}
+}
+
+const idsPerBlock = 256
+
+// nextID issues an id. It is pending, so that reconcile leaves its replicas
+// alone, until done is called.
+func (m *Manager) nextID(ctx context.Context) (extentstore.ExtentID, error) {
+	s := &m.ids
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == s.end {
+		out, err := m.propose(ctx, &command.Command{What: &command.Command_Reserve{Reserve: &command.Reserve{Count: idsPerBlock}}})
+		if err != nil {
+			return 0, err
+		}
+		s.next, s.end = out.First, out.First+idsPerBlock
+	}
+	id := s.next
+	s.next++
+	s.pendingMu.Lock()
+	defer s.pendingMu.Unlock()
+	if s.pending == nil {
+		s.pending = map[extentstore.ExtentID]struct{}{}
+	}
+	s.pending[id] = struct{}{}
+	return id, nil
+}
+
+func (s *idSource) done(id extentstore.ExtentID) {
+	s.pendingMu.Lock()
+	defer s.pendingMu.Unlock()
+	delete(s.pending, id)
+}
+
+func (s *idSource) isPending(id extentstore.ExtentID) bool {
+	s.pendingMu.Lock()
+	defer s.pendingMu.Unlock()
+	_, pending := s.pending[id]
+	return pending
+}
+
+// A birth is an extent that is being created: its replicas on their nodes
+// beside the command that makes a stream point to it.
+type birth struct {
+	m     *Manager
+	spec  extentstore.ExtentSpec
+	place *command.Place
+	wg    sync.WaitGroup
+	mu    sync.Mutex // guards the fields below
+	bad   []extentstore.NodeID
+	err   error
+}
+
+// bear chooses an id and nodes and begins to create the replicas.
+func (m *Manager) bear(ctx context.Context, kind extentstore.StreamKind, avoid []extentstore.NodeID) (*birth, error) {
+	id, err := m.nextID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := choose(id, m.candidates(kind, avoid), m.opts.Replicas)
+	if err != nil {
+		m.ids.done(id)
+		return nil, err
+	}
+	b := &birth{m: m, place: &command.Place{Extent: uint64(id), Nodes: nodes}}
+	b.spec = extentstore.ExtentSpec{ID: id, Kind: kind, Target: m.opts.ExtentTarget}
+	for _, index := range nodes {
+		b.spec.Replicas = append(b.spec.Replicas, m.byIndex(index).id)
+	}
+	for _, name := range b.spec.Replicas {
+		b.wg.Go(func() { b.create(ctx, name) })
+	}
+	return b, nil
+}
+
+func (m *Manager) byIndex(index uint32) *node {
+	for _, n := range m.order {
+		if uint32(n.index) == index {
+			return n
+		}
+	}
+	return nil
+}
+
+func (b *birth) create(ctx context.Context, name extentstore.NodeID) {
+	// A caller that gives up must not make a node look bad.
+	_, err := withNode(b.m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+		return struct{}{}, en.Create(ctx, b.spec)
+	})
+	// Sealed before it was created: a newer owner was quicker. Whoever
+	// appends will learn it.
+	if err != nil && stamp.KindOf(err) != stamp.Sealed {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.bad, b.err = append(b.bad, name), err
+	}
+}
+
+// wait returns the nodes that have no replica.
+func (b *birth) wait() ([]extentstore.NodeID, error) {
+	b.wg.Wait()
+	return b.bad, b.err
+}
+
+// fail gives up an extent whose command failed. If the command may take effect
+// nonetheless, nothing is dropped: reconcile will know.
+func (b *birth) fail(err error) {
+	if stamp.KindOf(err) != stamp.Timeout {
+		b.abandon()
+		return
+	}
+	b.m.work.Go(func() {
+		b.wg.Wait()
+		b.m.ids.done(b.spec.ID)
+	})
+}
+
+// abandon drops the replicas of an extent that no stream will point to. What
+// it misses, reconcile finds.
+func (b *birth) abandon() {
+	b.m.work.Go(func() {
+		b.wg.Wait()
+		for _, name := range b.spec.Replicas {
+			_, err := withNode(b.m, b.m.ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+				return struct{}{}, en.Delete(ctx, b.spec.ID)
+			})
+			if err != nil {
+				b.m.opts.Log.Debug("replica of an abandoned extent stays until the node is reconciled", "extent", b.spec.ID, "node", name, "err", err)
+			}
+		}
+		b.m.ids.done(b.spec.ID)
+	})
+}
+
+// Allocate implements extentstore.StreamManager.
+func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, err error) {
+	defer m.metrics.observe("allocate", m.opts.Clock.Now(), &err)
+	// One attempt more than there are nodes finds any that work.
+	for range len(m.order) + 1 {
+		var kind extentstore.StreamKind
+		err = m.read(ctx, func(s *State) error {
+			st, err := s.mayAllocate(name, epoch)
+			if err == nil {
+				kind = st.kind
+			}
+			return err
+		})
+		if err != nil {
+			return info, err
+		}
+		var bad []extentstore.NodeID
+		info, bad, err = m.allocateOnce(ctx, name, epoch, kind, avoid)
+		if err != nil || len(bad) == 0 {
+			return info, err
+		}
+		avoid = append(avoid[:len(avoid):len(avoid)], bad...)
+		err = stamp.Errorf(stamp.Unavailable, "manager.Allocate", "extent for %s: nodes %v do not create replicas", name, bad)
+	}
+	return info, err
+}
+
+// allocateOnce allocates an extent and, if some node did not create its
+// replica, seals it again while it is empty and names that node.
+func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, bad []extentstore.NodeID, err error) {
+	b, err := m.bear(ctx, kind, avoid)
+	if err != nil {
+		return info, nil, err
+	}
+	out, err := m.propose(ctx, &command.Command{What: &command.Command_Allocate{Allocate: &command.Allocate{
+		Name: name, Epoch: uint64(epoch), Place: b.place,
+	}}})
+	if err != nil {
+		b.fail(err)
+		return info, nil, err
+	}
+	defer m.ids.done(b.spec.ID)
+	if bad, err = b.wait(); len(bad) > 0 {
+		return info, bad, m.discard(ctx, b.spec, err)
+	}
+	return out.Extents[0], nil, nil
+}
+
+// discard seals a new extent that lacks replicas at length 0. The next
+// Allocate takes it out of its stream.
+func (m *Manager) discard(ctx context.Context, spec extentstore.ExtentSpec, because error) error {
+	m.opts.Log.Warn("extent replaced while being created", "extent", spec.ID, "err", because)
+	_, err := m.sealAt(ctx, []extentstore.ExtentInfo{{ID: spec.ID, Replicas: spec.Replicas}}, []int64{0})
+	return err
+}

@@ -1,0 +1,99 @@
+package manager
+
+import (
+	"context"
+	"time"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/manager/command"
+)
+
+// collectLoop deletes extents that no stream has pointed to for the grace
+// time.
+func (m *Manager) collectLoop() {
+	every := min(max(m.opts.Grace/4, 20*time.Millisecond), 5*time.Second)
+	for m.sleep(every) {
+		for m.collectOnce() {
+		}
+	}
+}
+
+// garbagePerPass bounds the work between two commands.
+const garbagePerPass = 256
+
+// collectOnce condemns a batch of old garbage, deletes the replicas of what
+// is condemned and forgets it. It reports whether there may be more to do now.
+// A node that does not answer is not waited for: what it still holds is
+// deleted when it is reconciled.
+func (m *Manager) collectOnce() bool {
+	if !m.log.Leads() {
+		return false
+	}
+	var condemn, forget []extentstore.ExtentID
+	before := m.opts.Clock.Now().Add(-m.opts.Grace).UnixMilli()
+	err := m.machine.view(func(s *State) error {
+		condemn, forget = s.oldGarbage(before, garbagePerPass)
+		return nil
+	})
+	if err != nil || len(condemn)+len(forget) == 0 {
+		return false
+	}
+	if len(condemn) > 0 {
+		if err := m.proposeCollect(condemn, nil); err != nil {
+			return false
+		}
+	}
+	all := append(condemn, forget...)
+	for _, id := range all {
+		m.deleteReplicas(id)
+	}
+	if m.ctx.Err() != nil || m.proposeCollect(nil, all) != nil {
+		return false
+	}
+	m.metrics.collected.Add(float64(len(all)))
+	return len(condemn)+len(forget) == garbagePerPass
+}
+
+func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) error {
+	c := &command.Collect{}
+	for _, id := range condemn {
+		c.Condemn = append(c.Condemn, uint64(id))
+	}
+	for _, id := range forget {
+		c.Forget = append(c.Forget, uint64(id))
+	}
+	_, err := m.propose(m.ctx, &command.Command{What: &command.Command_Collect{Collect: c}})
+	if err != nil && m.ctx.Err() == nil {
+		m.opts.Log.Warn("garbage not collected", "err", err)
+	}
+	return err
+}
+
+// deleteReplicas deletes an extent wherever it is.
+func (m *Manager) deleteReplicas(id extentstore.ExtentID) {
+	var nodes []extentstore.NodeID
+	_ = m.machine.view(func(s *State) error { // a broken state has no nodes
+		e, _ := s.extents.Get(id)
+		nodes = s.nodesOf(e.replicas)
+		return nil
+	})
+	for _, name := range nodes {
+		if n := m.nodes[name]; n == nil || !n.isUp() {
+			continue
+		}
+		if err := m.deleteReplica(id, name); err != nil {
+			m.opts.Log.Debug("replica of a collected extent stays until its node is reconciled", "extent", id, "node", name, "err", err)
+		}
+	}
+}
+
+func (m *Manager) deleteReplica(id extentstore.ExtentID, name extentstore.NodeID) error {
+	_, err := withNode(m, m.ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+		return struct{}{}, en.Delete(ctx, id)
+	})
+	if stamp.KindOf(err) == stamp.NotFound {
+		return nil
+	}
+	return err
+}

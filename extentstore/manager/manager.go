@@ -1,0 +1,268 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/consensus"
+	"stamp/extentstore/manager/command"
+)
+
+// Options configures a Manager. The zero value of a field is usable except
+// where it says Required.
+type Options struct {
+	Dir     string               // Required: log and snapshots.
+	Nodes   extentstore.Nodes    // Required: finds the ExtentNodes.
+	NodeIDs []extentstore.NodeID // Required: those that replicas may be placed on.
+
+	Stamp        extentstore.StampID // Required to be that of Dir; empty means whatever Dir says, on the first start a new one.
+	Replicas     int                 // of a new extent; 0 means three, or as many as there are nodes
+	ExtentTarget int64               // hint for preallocation; 0 means extentstore.DefaultExtent
+	Grace        time.Duration       // how long an extent without references is kept; 0 means one minute
+	NodeTimeout  time.Duration       // for one answer of an ExtentNode; 0 means 2 s
+	SealGrace    time.Duration       // for the other replicas after the first answer to a seal; 0 means 5 ms
+
+	Heartbeat     time.Duration // of the log, see consensus.Options
+	SnapshotEvery uint64        // of the log, see consensus.Options
+
+	Log     *slog.Logger          // nil means discard.
+	Metrics prometheus.Registerer // nil means none.
+	Clock   stamp.Clock           // nil means SystemClock.
+}
+
+func (o *Options) fill() error {
+	const op = "manager.Open"
+	if o.Dir == "" || o.Nodes == nil || len(o.NodeIDs) == 0 {
+		return stamp.Errorf(stamp.Invalid, op, "Dir, Nodes and NodeIDs are required")
+	}
+	if o.Replicas == 0 {
+		o.Replicas = min(extentstore.MaxReplicas, len(o.NodeIDs))
+	}
+	if o.Replicas < 1 || o.Replicas > min(extentstore.MaxReplicas, len(o.NodeIDs)) {
+		return stamp.Errorf(stamp.Invalid, op, "%d replicas on %d nodes", o.Replicas, len(o.NodeIDs))
+	}
+	o.ExtentTarget = orDefault(o.ExtentTarget, extentstore.DefaultExtent)
+	o.Grace = orDefault(o.Grace, time.Minute)
+	o.NodeTimeout = orDefault(o.NodeTimeout, 2*time.Second)
+	o.SealGrace = orDefault(o.SealGrace, 5*time.Millisecond)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = stamp.SystemClock{}
+	}
+	return nil
+}
+
+func orDefault[T int64 | time.Duration](v, otherwise T) T {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+// A Manager is the driver of the StreamManager: one member of the log, here
+// the only one.
+type Manager struct {
+	opts    Options
+	stampID extentstore.StampID
+	machine *machine
+	log     *consensus.Log
+	nodes   map[extentstore.NodeID]*node
+	order   []*node // by index in the state
+	metrics *metrics
+
+	ids  idSource
+	todo *repairs
+
+	ctx    context.Context // of background work; ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+var _ extentstore.StreamManager = (*Manager)(nil)
+
+// Open starts the StreamManager on a directory, and a new stamp if it is
+// empty. A directory that is foreign or damaged is left as it is. When it
+// returns it serves.
+func Open(ctx context.Context, opts Options) (*Manager, error) {
+	if err := opts.fill(); err != nil {
+		return nil, err
+	}
+	lab, err := openLabel(opts.Dir, opts.Stamp)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}, nodes: map[extentstore.NodeID]*node{}}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.log, err = consensus.Open(consensus.Options{
+		Dir: filepath.Join(opts.Dir, logFolder), ID: "manager-1", Machine: m.machine,
+		Heartbeat: opts.Heartbeat, SnapshotEvery: opts.SnapshotEvery, Log: opts.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := m.begin(ctx, lab); err != nil {
+		return nil, errors.Join(err, m.log.Close())
+	}
+	return m, nil
+}
+
+// begin makes the state fit for serving and starts the background work.
+func (m *Manager) begin(ctx context.Context, lab label) error {
+	if err := m.log.Ready(ctx); err != nil {
+		return err
+	}
+	if err := m.introduce(ctx, lab); err != nil {
+		return err
+	}
+	var err error
+	m.todo = newRepairs(m)
+	if m.metrics, err = newMetrics(m.opts.Metrics, m); err != nil {
+		return err
+	}
+	m.pollAll(ctx)
+	m.reconcileAll(ctx)
+	m.work.Go(m.pollLoop)
+	m.work.Go(m.collectLoop)
+	m.todo.start()
+	return nil
+}
+
+// introduce puts the stamp's name and unknown nodes on the log.
+func (m *Manager) introduce(ctx context.Context, lab label) error {
+	init := &command.Init{Stamp: string(lab.Stamp)}
+	err := m.machine.view(func(s *State) error {
+		if s.stamp != "" && s.stamp != lab.Stamp {
+			return stamp.Errorf(stamp.Corrupt, "manager.Open", "%s: the label says stamp %s, the log %s", m.opts.Dir, lab.Stamp, s.stamp)
+		}
+		for _, id := range m.opts.NodeIDs {
+			if _, known := s.nodeIndex(id); !known {
+				init.Nodes = append(init.Nodes, string(id))
+			}
+		}
+		if s.stamp != "" {
+			init.Stamp = ""
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if init.Stamp != "" || len(init.Nodes) > 0 {
+		if _, err := m.propose(ctx, &command.Command{What: &command.Command_Init{Init: init}}); err != nil {
+			return err
+		}
+	}
+	if lab.State != stateReady {
+		lab.State = stateReady
+		if err := lab.write(m.opts.Dir); err != nil {
+			return err
+		}
+	}
+	return m.machine.view(func(s *State) error {
+		for _, id := range m.opts.NodeIDs {
+			index, _ := s.nodeIndex(id)
+			n := &node{id: id, index: index}
+			m.nodes[id] = n
+			m.order = append(m.order, n)
+		}
+		return nil
+	})
+}
+
+// StampID is the name of the stamp.
+func (m *Manager) StampID() extentstore.StampID { return m.stampID }
+
+// Close ends all work and returns when it has ended.
+func (m *Manager) Close() error {
+	m.cancel()
+	m.work.Wait()
+	m.metrics.unregister()
+	return m.log.Close()
+}
+
+// propose puts a command on the log. Its error may be the command's own.
+func (m *Manager) propose(ctx context.Context, c *command.Command) (Output, error) {
+	c.Time = m.opts.Clock.Now().UnixMilli()
+	p, err := encode(c)
+	if err != nil {
+		return Output{}, stamp.Errorf(stamp.Invalid, "manager.propose", "encode: %w", err)
+	}
+	result, err := m.log.Propose(ctx, p)
+	if err != nil {
+		return Output{}, err
+	}
+	out := result.(Output)
+	return out, out.Err
+}
+
+// read looks at the state as of now.
+func (m *Manager) read(ctx context.Context, fn func(s *State) error) error {
+	if err := m.log.Read(ctx); err != nil {
+		return err
+	}
+	return m.machine.view(fn)
+}
+
+// Stat implements extentstore.StreamManager.
+func (m *Manager) Stat(ctx context.Context, name string) (info extentstore.StreamInfo, err error) {
+	defer m.metrics.observe("stat", m.opts.Clock.Now(), &err)
+	err = m.read(ctx, func(s *State) error {
+		st, ok := s.streams.Get(name)
+		if !ok {
+			return stamp.Errorf(stamp.NotFound, "manager.Stat", "no stream %s", name)
+		}
+		info = s.streamInfo(name, st)
+		return nil
+	})
+	return info, err
+}
+
+// List implements extentstore.StreamManager.
+func (m *Manager) List(ctx context.Context, prefix, after string, limit int) (infos []extentstore.StreamInfo, err error) {
+	defer m.metrics.observe("list", m.opts.Clock.Now(), &err)
+	if limit <= 0 {
+		return nil, stamp.Errorf(stamp.Invalid, "manager.List", "limit %d", limit)
+	}
+	err = m.read(ctx, func(s *State) error {
+		infos = s.list(prefix, after, limit)
+		return nil
+	})
+	return infos, err
+}
+
+// Extent implements extentstore.StreamManager.
+func (m *Manager) Extent(ctx context.Context, id extentstore.ExtentID) (info extentstore.ExtentInfo, err error) {
+	defer m.metrics.observe("extent", m.opts.Clock.Now(), &err)
+	err = m.read(ctx, func(s *State) error {
+		e, ok := s.extents.Get(id)
+		if !ok || e.condemned {
+			return stamp.Errorf(stamp.NotFound, "manager.Extent", "no extent %v", id)
+		}
+		info = s.extentInfo(id, &e)
+		return nil
+	})
+	return info, err
+}
+
+// Extents implements extentstore.StreamManager.
+func (m *Manager) Extents(ctx context.Context, after extentstore.ExtentID, limit int) (infos []extentstore.ExtentInfo, err error) {
+	defer m.metrics.observe("extents", m.opts.Clock.Now(), &err)
+	if limit <= 0 {
+		return nil, stamp.Errorf(stamp.Invalid, "manager.Extents", "limit %d", limit)
+	}
+	err = m.read(ctx, func(s *State) error {
+		infos = s.listExtents(after, limit)
+		return nil
+	})
+	return infos, err
+}

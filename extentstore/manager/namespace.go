@@ -1,0 +1,92 @@
+package manager
+
+import (
+	"context"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/manager/command"
+)
+
+// MultiModify implements extentstore.StreamManager.
+func (m *Manager) MultiModify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {
+	defer m.metrics.observe("modify", m.opts.Clock.Now(), &err)
+	c := &command.Modify{Epochs: make(map[string]uint64, len(epochs))}
+	// Who is fenced is told before extents are created for nothing.
+	err = m.read(ctx, func(s *State) error {
+		for folder, epoch := range epochs {
+			c.Epochs[folder] = uint64(epoch)
+			if err := s.checkEpoch(folder, epoch); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var births []*birth
+	for i := range ops {
+		op := toCommand(&ops[i])
+		if ops[i].First {
+			b, err := m.bear(ctx, ops[i].Stream, nil)
+			if err != nil {
+				fail(births, err)
+				return nil, err
+			}
+			births = append(births, b)
+			op.First = b.place
+		}
+		c.Ops = append(c.Ops, op)
+	}
+	out, err := m.propose(ctx, &command.Command{What: &command.Command_Modify{Modify: c}})
+	if err != nil {
+		fail(births, err)
+		return nil, err
+	}
+	return out.Streams, m.settle(ctx, births, ops, epochs, out.Streams)
+}
+
+func fail(births []*birth, err error) {
+	for _, b := range births {
+		b.fail(err)
+	}
+}
+
+// settle waits for the first extents of new streams and replaces those that a
+// node did not create.
+func (m *Manager) settle(ctx context.Context, births []*birth, ops []extentstore.Op, epochs map[string]stamp.Epoch, infos []extentstore.StreamInfo) error {
+	next := 0
+	for i := range ops {
+		if !ops[i].First {
+			continue
+		}
+		b := births[next]
+		next++
+		bad, err := b.wait()
+		m.ids.done(b.spec.ID)
+		if len(bad) == 0 {
+			continue
+		}
+		// The change stands. If no other extent can be had now, the stream
+		// has none, and its first append asks for one.
+		if err := m.discard(ctx, b.spec, err); err != nil {
+			return err
+		}
+		e, err := m.Allocate(ctx, ops[i].Name, epochs[folderOf(ops[i].Name)], bad)
+		infos[i].Extents = nil
+		if err == nil {
+			infos[i].Extents = []extentstore.ExtentInfo{e}
+		} else {
+			m.opts.Log.Warn("stream has no first extent yet", "stream", ops[i].Name, "err", err)
+		}
+	}
+	return nil
+}
+
+func toCommand(op *extentstore.Op) *command.Op {
+	return &command.Op{
+		Kind: uint32(op.Kind), Name: op.Name, Target: op.Target, Stream: uint32(op.Stream),
+		Inline: op.Inline, Replace: op.Replace, Extent: uint64(op.Extent),
+	}
+}

@@ -1,0 +1,196 @@
+package manager
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/manager/command"
+)
+
+// reconcileAll compares every node with the state, at start. It waits a second
+// at most: a slow node is finished in the background.
+func (m *Manager) reconcileAll(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, n := range m.order {
+		if !n.isUp() {
+			continue
+		}
+		wg.Add(1)
+		m.work.Go(func() {
+			defer wg.Done()
+			m.reconcile(m.ctx, n)
+		})
+	}
+	done := make(chan struct{})
+	m.work.Go(func() {
+		wg.Wait()
+		close(done)
+	})
+	timer := m.opts.Clock.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C():
+	case <-ctx.Done():
+	}
+}
+
+// findings is what reconcile has found on a node.
+type findings struct {
+	drop    []extentstore.ExtentID // issued, and in no stream: forgotten or never named
+	foreign []extentstore.ExtentID // never issued
+	force   []extentstore.ExtentID // sealed, but not here or not at that length
+	missing []extentstore.ExtentID // should be here
+	listed  int
+}
+
+const replicasPerPage = 4096
+
+// reconcile compares what a node holds with the state, and acts: it drops what
+// is forgotten, forces what is sealed, repairs what is missing, and keeps and
+// reports what nobody issued.
+func (m *Manager) reconcile(ctx context.Context, n *node) {
+	f, err := m.compare(ctx, n)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.opts.Log.Warn("node not reconciled", "node", n.id, "err", err)
+		}
+		return
+	}
+	m.noteForeign(ctx, n, f.foreign)
+	m.noteMissing(ctx, n, f)
+	for _, id := range f.force {
+		m.todo.add(task{extent: id, node: n.id})
+	}
+	for _, id := range f.drop {
+		if err := m.deleteReplica(id, n.id); err != nil {
+			m.opts.Log.Debug("replica not dropped", "extent", id, "node", n.id, "err", err)
+			break
+		}
+	}
+	if len(f.drop)+len(f.force)+len(f.missing) > 0 {
+		m.opts.Log.Info("node reconciled", "node", n.id, "replicas", f.listed, "dropped", len(f.drop), "forced", len(f.force), "missing", len(f.missing))
+	}
+}
+
+// compare walks the node's list and the state side by side.
+func (m *Manager) compare(ctx context.Context, n *node) (findings, error) {
+	var f findings
+	after := extentstore.ExtentID(0)
+	for last := false; !last; {
+		page, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) ([]extentstore.ReplicaState, error) {
+			return en.List(ctx, after, replicasPerPage)
+		})
+		if err != nil {
+			return f, err
+		}
+		last = len(page) < replicasPerPage
+		upTo := extentstore.ExtentID(math.MaxUint64)
+		if !last {
+			upTo = page[len(page)-1].ID
+		}
+		f.listed += len(page)
+		if err := m.comparePage(n, page, after, upTo, &f); err != nil {
+			return f, err
+		}
+		after = upTo
+	}
+	return f, nil
+}
+
+// comparePage compares the ids in (after, upTo].
+func (m *Manager) comparePage(n *node, page []extentstore.ReplicaState, after, upTo extentstore.ExtentID, f *findings) error {
+	// Pending ids are looked at before the state: an id that is not pending
+	// any more is in the state, or never will be.
+	pending := map[extentstore.ExtentID]bool{}
+	for i := range page {
+		pending[page[i].ID] = m.ids.isPending(page[i].ID)
+	}
+	return m.machine.view(func(s *State) error {
+		here := make(map[extentstore.ExtentID]struct{}, len(page))
+		for i := range page {
+			r := &page[i]
+			here[r.ID] = struct{}{}
+			if !pending[r.ID] {
+				s.judge(r, f)
+			}
+		}
+		if after == math.MaxUint64 {
+			return nil
+		}
+		s.extents.Ascend(after+1, func(id extentstore.ExtentID, e extent) bool {
+			if id > upTo {
+				return false
+			}
+			if _, ok := here[id]; !ok && !e.condemned && e.refs > 0 && e.replicas.on(n.index) && !m.ids.isPending(id) {
+				f.missing = append(f.missing, id)
+			}
+			return true
+		})
+		return nil
+	})
+}
+
+func (r replicas) on(index uint16) bool {
+	for _, n := range r {
+		if n == index+1 {
+			return true
+		}
+	}
+	return false
+}
+
+// judge says what is wrong with a replica.
+func (s *State) judge(r *extentstore.ReplicaState, f *findings) {
+	e, known := s.extents.Get(r.ID)
+	switch {
+	case known && e.length != unsealed && !e.condemned && (!r.Sealed || r.Length != e.length):
+		f.force = append(f.force, r.ID)
+	case known:
+	case r.ID < s.next:
+		if _, foreign := s.foreign.Get(r.ID); !foreign {
+			f.drop = append(f.drop, r.ID)
+		}
+	default:
+		f.foreign = append(f.foreign, r.ID)
+	}
+}
+
+func (m *Manager) noteForeign(ctx context.Context, n *node, ids []extentstore.ExtentID) {
+	if len(ids) == 0 {
+		return
+	}
+	m.opts.Log.Error("node holds extents that this stamp never issued; they are kept", "node", n.id, "extents", len(ids), "first", ids[0])
+	m.metrics.foreign.Add(float64(len(ids)))
+	c := &command.Foreign{}
+	for _, id := range ids {
+		c.Extents = append(c.Extents, uint64(id))
+	}
+	if _, err := m.propose(ctx, &command.Command{What: &command.Command_Foreign{Foreign: c}}); err != nil && ctx.Err() == nil {
+		m.opts.Log.Error("foreign extents not noted", "node", n.id, "err", err)
+	}
+}
+
+// noteMissing looks again for replicas that were not listed: a list takes its
+// time, and extents are created beside it. A sealed one is repaired. An
+// unsealed one may never have been created here, or lost with the disk: the
+// node has no say in its seal.
+func (m *Manager) noteMissing(ctx context.Context, n *node, f findings) {
+	for _, id := range f.missing {
+		_, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
+			return en.Stat(ctx, id)
+		})
+		if stamp.KindOf(err) != stamp.NotFound {
+			continue
+		}
+		n.markLost(id)
+		m.todo.add(task{extent: id, node: n.id})
+	}
+	if len(f.missing) > 0 && f.listed == 0 {
+		m.opts.Log.Error("node has lost all its replicas", "node", n.id, "extents", len(f.missing))
+	}
+}

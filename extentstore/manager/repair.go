@@ -1,0 +1,245 @@
+package manager
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"stamp"
+	"stamp/extentstore"
+)
+
+// task is a replica of a sealed extent that is not as it should be: not yet
+// forced to its length, too short, damaged or missing.
+type task struct {
+	extent  extentstore.ExtentID
+	node    extentstore.NodeID
+	damaged bool // a read found damage below the length
+}
+
+// maxTasks bounds the memory of the queue. What does not fit is found again
+// when the node is reconciled.
+const maxTasks = 1 << 20
+
+// repairs works off tasks, one at a time, whenever their nodes answer.
+type repairs struct {
+	m    *Manager
+	wake chan struct{}
+
+	mu    sync.Mutex // guards the fields below
+	queue []task     // fresh seals are added at the end and taken first
+	known map[task]struct{}
+}
+
+func newRepairs(m *Manager) *repairs {
+	return &repairs{m: m, wake: make(chan struct{}, 1), known: map[task]struct{}{}}
+}
+
+func (r *repairs) add(t task) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, again := r.known[t]; again || len(r.known) >= maxTasks {
+		return
+	}
+	r.known[t] = struct{}{}
+	r.queue = append(r.queue, t)
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *repairs) len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.known)
+}
+
+func (r *repairs) start() { r.m.work.Go(r.loop) }
+
+func (r *repairs) loop() {
+	timer := r.m.opts.Clock.NewTimer(pollEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.m.ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C():
+			timer.Reset(pollEvery)
+		}
+		r.pass()
+	}
+}
+
+// pass tries each task once.
+func (r *repairs) pass() {
+	r.mu.Lock()
+	batch := r.queue
+	r.queue = nil
+	r.mu.Unlock()
+	for i := len(batch) - 1; i >= 0 && r.m.ctx.Err() == nil; i-- {
+		t := batch[i]
+		finished := r.m.perform(t)
+		r.mu.Lock()
+		if finished {
+			delete(r.known, t)
+		} else {
+			r.queue = append(r.queue, t)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// perform makes one replica right and reports whether there is nothing left to
+// try.
+func (m *Manager) perform(t task) (finished bool) {
+	n := m.nodes[t.node]
+	if n == nil {
+		return true
+	}
+	if !n.isUp() {
+		return false
+	}
+	var info extentstore.ExtentInfo
+	var kind extentstore.StreamKind
+	err := m.machine.view(func(s *State) error {
+		e, ok := s.extents.Get(t.extent)
+		if !ok || e.condemned || e.length == unsealed {
+			return stamp.Errorf(stamp.NotFound, "manager.repair", "extent %v has gone", t.extent)
+		}
+		info, kind = s.extentInfo(t.extent, &e), e.kind
+		return nil
+	})
+	if err != nil {
+		return true
+	}
+	if t.damaged {
+		err = m.verifyReplica(info, t.node)
+	} else {
+		_, err = withNode(m, m.ctx, t.node, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+			return struct{}{}, en.Seal(ctx, info.ID, info.Length)
+		})
+	}
+	switch stamp.KindOf(err) {
+	case stamp.Corrupt, stamp.NotFound:
+		return m.rebuild(info, kind, t.node)
+	}
+	return err == nil
+}
+
+// verifyReplica reads a whole replica, which may take long.
+func (m *Manager) verifyReplica(info extentstore.ExtentInfo, name extentstore.NodeID) error {
+	en, err := m.opts.Nodes.Node(name)
+	if err != nil {
+		return err
+	}
+	_, err = en.Verify(m.ctx, info.ID)
+	return err
+}
+
+// rebuild makes a replica anew from another one, which is read through once
+// before the old replica is dropped.
+func (m *Manager) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKind, to extentstore.NodeID) (finished bool) {
+	log := m.opts.Log.With("extent", info.ID, "node", to)
+	from, away, err := m.findSource(info, to)
+	switch {
+	case from == nil && away:
+		return false // another replica may come back
+	case from == nil:
+		m.metrics.lostReplicas.Inc()
+		log.Error("replica is damaged or missing and there is no other to repair it from", "length", info.Length, "err", err)
+		return true
+	}
+	if err := m.copyReplica(info, kind, from, to); err != nil {
+		if m.ctx.Err() == nil {
+			log.Warn("replica not repaired", "err", err)
+		}
+		return false
+	}
+	m.metrics.repaired.Inc()
+	log.Info("replica repaired", "length", info.Length)
+	return true
+}
+
+// A source is a replica that holds a whole extent. Of an empty extent nothing
+// needs to be read.
+type source struct{ node extentstore.ExtentNode }
+
+// findSource finds a good replica other than one; away says that one which
+// does not answer may be good.
+func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.NodeID) (from *source, away bool, err error) {
+	if info.Length == 0 {
+		return &source{}, false, nil
+	}
+	for _, name := range info.Replicas {
+		if name == other {
+			continue
+		}
+		n := m.nodes[name]
+		if n == nil || !n.isUp() {
+			away = true
+			continue
+		}
+		en, err := m.opts.Nodes.Node(name)
+		if err != nil {
+			away = true
+			continue
+		}
+		state, verr := en.Verify(m.ctx, info.ID)
+		if verr == nil && state.Length >= info.Length {
+			return &source{en}, false, nil
+		}
+		switch stamp.KindOf(verr) {
+		case stamp.Unavailable, stamp.Timeout, stamp.Busy:
+			away = true
+		}
+		err = verr
+	}
+	return nil, away, err
+}
+
+const copyPiece = 1 << 20
+
+func (m *Manager) copyReplica(info extentstore.ExtentInfo, kind extentstore.StreamKind, from *source, to extentstore.NodeID) error {
+	en, err := m.opts.Nodes.Node(to)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, repairTime)
+	defer cancel()
+	if err := en.Delete(ctx, info.ID); err != nil && stamp.KindOf(err) != stamp.NotFound {
+		return err
+	}
+	spec := extentstore.ExtentSpec{ID: info.ID, Replicas: info.Replicas, Kind: kind, Target: info.Length}
+	if err := en.Create(ctx, spec); err != nil {
+		return err
+	}
+	buf := make([]byte, min(copyPiece, info.Length))
+	for offset := int64(0); offset < info.Length; offset += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), info.Length-offset)]
+		n, err := from.node.Read(ctx, info.ID, offset, buf)
+		if err != nil {
+			return err
+		}
+		if n < len(buf) {
+			return stamp.Errorf(stamp.Corrupt, "manager.repair", "extent %v: %d of %d bytes at %d", info.ID, n, len(buf), offset)
+		}
+		if err := en.Replicate(ctx, info.ID, offset, []extentstore.Block{extentstore.NewBlock(buf)}); err != nil {
+			return err
+		}
+	}
+	return en.Seal(ctx, info.ID, info.Length)
+}
+
+// repairTime bounds the copying of one extent.
+const repairTime = 10 * time.Minute
+
+// ReportDamage tells the StreamManager that a node has answered Corrupt for an
+// extent. A sealed one is read through and repaired from another replica; an
+// unsealed one is when it is sealed, or at the next report after that.
+func (m *Manager) ReportDamage(id extentstore.ExtentID, on extentstore.NodeID) {
+	m.metrics.damage.Inc()
+	m.opts.Log.Warn("replica reported damaged", "extent", id, "node", on)
+	m.todo.add(task{extent: id, node: on, damaged: true})
+}

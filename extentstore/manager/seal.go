@@ -1,0 +1,233 @@
+package manager
+
+import (
+	"context"
+	"sync"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/manager/command"
+)
+
+// Seal implements extentstore.StreamManager.
+func (m *Manager) Seal(ctx context.Context, id extentstore.ExtentID, at int64) (length int64, err error) {
+	defer m.metrics.observe("seal", m.opts.Clock.Now(), &err)
+	var info extentstore.ExtentInfo
+	err = m.read(ctx, func(s *State) error {
+		e, ok := s.extents.Get(id)
+		if !ok || e.condemned {
+			return stamp.Errorf(stamp.NotFound, "manager.Seal", "no extent %v", id)
+		}
+		info = s.extentInfo(id, &e)
+		return nil
+	})
+	if err != nil || info.Sealed {
+		return info.Length, err
+	}
+	if at < 0 {
+		if at, err = m.askLength(ctx, info); err != nil {
+			return 0, err
+		}
+	}
+	sealed, err := m.sealAt(ctx, []extentstore.ExtentInfo{info}, []int64{at})
+	if err != nil {
+		return 0, err
+	}
+	return sealed[0].Length, nil
+}
+
+// sealAt fixes lengths on the log and forces the replicas to them. It returns
+// the extents as they are now: one that was sealed before keeps its length.
+func (m *Manager) sealAt(ctx context.Context, infos []extentstore.ExtentInfo, lengths []int64) ([]extentstore.ExtentInfo, error) {
+	c := &command.Seal{}
+	for i := range infos {
+		c.Lengths = append(c.Lengths, &command.Length{Extent: uint64(infos[i].ID), Length: lengths[i]})
+	}
+	out, err := m.propose(ctx, &command.Command{What: &command.Command_Seal{Seal: c}})
+	if err != nil {
+		return nil, err
+	}
+	m.force(ctx, out.Extents)
+	return out.Extents, nil
+}
+
+// answer is what a replica says to the question that begins a seal.
+type answer struct {
+	state  extentstore.ReplicaState
+	honest bool // kept its word: its length covers all that was acknowledged
+	err    error
+}
+
+// askLength closes the replicas of an extent and finds the length to seal it
+// at: the smallest of the honest answers. One is enough to be safe, because
+// what was acknowledged is on every replica; the others have a few
+// milliseconds to join in.
+func (m *Manager) askLength(ctx context.Context, info extentstore.ExtentInfo) (int64, error) {
+	answers := make(chan answer, len(info.Replicas))
+	for _, name := range info.Replicas {
+		if len(info.Replicas) == 1 {
+			answers <- m.askReplica(ctx, name, info.ID)
+		} else {
+			m.work.Go(func() { answers <- m.askReplica(ctx, name, info.ID) })
+		}
+	}
+	grace := m.opts.Clock.NewTimer(m.opts.NodeTimeout)
+	defer grace.Stop()
+	var got []answer
+	for len(got) < len(info.Replicas) {
+		select {
+		case a := <-answers:
+			got = append(got, a)
+			if a.honest {
+				grace.Reset(m.opts.SealGrace)
+			}
+			continue
+		case <-grace.C():
+		case <-ctx.Done():
+		}
+		break
+	}
+	return m.decideLength(info, got)
+}
+
+func (m *Manager) askReplica(ctx context.Context, name extentstore.NodeID, id extentstore.ExtentID) answer {
+	state, err := withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
+		return en.Close(ctx, id)
+	})
+	lost := false
+	if n := m.nodes[name]; n != nil {
+		lost = n.hasLost(id)
+	}
+	return answer{state: state, honest: err == nil && !state.Doubtful && !lost, err: err}
+}
+
+// decideLength is the rule. If every replica has answered and none of them can
+// be trusted, nothing better will ever be known: the longest of them is kept.
+func (m *Manager) decideLength(info extentstore.ExtentInfo, got []answer) (int64, error) {
+	smallest, longest, failed := int64(-1), int64(0), 0
+	var cause error
+	for _, a := range got {
+		switch {
+		case a.err != nil:
+			failed++
+			cause = a.err
+		case a.honest && (smallest < 0 || a.state.Length < smallest):
+			smallest = a.state.Length
+		}
+		longest = max(longest, a.state.Length)
+	}
+	if smallest >= 0 {
+		return smallest, nil
+	}
+	if failed == 0 && len(got) == len(info.Replicas) {
+		m.metrics.doubtfulSeals.Inc()
+		m.opts.Log.Error("extent sealed by replicas that may have lost acknowledged bytes", "extent", info.ID, "nodes", info.Replicas, "length", longest)
+		return longest, nil
+	}
+	if cause == nil {
+		cause = context.DeadlineExceeded
+	}
+	return 0, stamp.Errorf(stamp.Unavailable, "manager.Seal", "extent %v: no replica on %v gives a length that can be trusted: %w", info.ID, info.Replicas, cause)
+}
+
+// force tells the replicas of sealed extents their length. It waits for those
+// that answer; the others are told when they are back.
+func (m *Manager) force(ctx context.Context, infos []extentstore.ExtentInfo) {
+	if len(infos) == 1 && len(infos[0].Replicas) == 1 {
+		m.forceReplica(ctx, infos[0], infos[0].Replicas[0])
+		return
+	}
+	var wg sync.WaitGroup
+	limit := make(chan struct{}, maxParallel)
+	for _, info := range infos {
+		for _, name := range info.Replicas {
+			if n := m.nodes[name]; n != nil && !n.isUp() {
+				m.todo.add(task{extent: info.ID, node: name}) // a silent node holds up nobody
+				continue
+			}
+			limit <- struct{}{}
+			wg.Go(func() {
+				m.forceReplica(ctx, info, name)
+				<-limit
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// maxParallel bounds the calls of ExtentNodes that one request makes at once.
+const maxParallel = 64
+
+func (m *Manager) forceReplica(ctx context.Context, info extentstore.ExtentInfo, name extentstore.NodeID) {
+	_, err := withNode(m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+		return struct{}{}, en.Seal(ctx, info.ID, info.Length)
+	})
+	if err != nil {
+		m.todo.add(task{extent: info.ID, node: name})
+	}
+}
+
+func (n *node) isUp() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.up
+}
+
+// Acquire implements extentstore.StreamManager. After the command that raises
+// the epoch no name can be changed under an older one, and no extent
+// allocated; after the seals nothing can be appended. An extent that the
+// old owner is still having created takes no append either: its replicas are
+// closed before they exist.
+func (m *Manager) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
+	defer m.metrics.observe("acquire", m.opts.Clock.Now(), &err)
+	out, err := m.propose(ctx, &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: folder}}})
+	if err != nil {
+		return 0, nil, err
+	}
+	var open []extentstore.ExtentInfo
+	var at []*extentstore.ExtentInfo
+	for i := range out.Streams {
+		st := &out.Streams[i]
+		if n := len(st.Extents); n > 0 && !st.Extents[n-1].Sealed {
+			open = append(open, st.Extents[n-1])
+			at = append(at, &st.Extents[n-1])
+		}
+	}
+	if len(open) == 0 {
+		return out.Epoch, out.Streams, nil
+	}
+	lengths, err := m.askLengths(ctx, open)
+	if err != nil {
+		return 0, nil, err
+	}
+	sealed, err := m.sealAt(ctx, open, lengths)
+	if err != nil {
+		return 0, nil, err
+	}
+	for i := range sealed {
+		*at[i] = sealed[i]
+	}
+	return out.Epoch, out.Streams, nil
+}
+
+// askLengths asks for many extents at once.
+func (m *Manager) askLengths(ctx context.Context, infos []extentstore.ExtentInfo) ([]int64, error) {
+	lengths := make([]int64, len(infos))
+	errs := make([]error, len(infos))
+	var wg sync.WaitGroup
+	limit := make(chan struct{}, maxParallel)
+	for i := range infos {
+		limit <- struct{}{}
+		wg.Go(func() {
+			lengths[i], errs[i] = m.askLength(ctx, infos[i])
+			<-limit
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return lengths, nil
+}
