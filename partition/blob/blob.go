@@ -38,9 +38,11 @@ const (
 	MaxBlockSize         = 4000 << 20 // bytes in one Put Block
 	MaxPutBlob           = 5000 << 20 // bytes in one Put Blob
 	MaxBlobName          = 1024       // characters
+	MaxNameBytes         = 4096       // bytes of a name; the front end counts characters
 	MaxListed            = 5000       // items in one page of a listing
 	DefaultSmallBits     = 16 << 10   // bytes that stand in the row
 	MaxMetadata          = 8 << 10    // bytes of names and values together
+	MaxListAtOnce        = 1 << 20    // segments of one content that are held in memory
 	UncommittedLife      = 7 * 24 * time.Hour
 )
 

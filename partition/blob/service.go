@@ -2,75 +2,127 @@ package blob
 
 import (
 	"context"
+	"log/slog"
+	"sync"
+	"time"
 
 	"stamp"
+	"stamp/extentstore"
+	"stamp/partition/rangestore"
 )
 
 // A Service serves the blobs of one range. Methods are safe for concurrent
-// use. Errors of all of them: Fenced and Unavailable when the range is.
-type Service struct{}
+// use. Errors of all of them: Fenced and Unavailable when the range is, and
+// Timeout when ctx ends, after which a change may still take effect.
+type Service struct {
+	opts     Options
+	r        *rangestore.Range
+	log      *slog.Logger
+	versions versions
+	pins     pins
+	staged   staged
+	known    containers
+	metrics  *metrics
+
+	uploadsMu sync.Mutex // guards uploads
+	uploads   map[*Upload]struct{}
+
+	opened     time.Time
+	openExtent extentstore.ExtentID // extents below it were there before
+
+	collecting sync.Mutex // held by a pass of the collector
+	cursor     collectorState
+
+	stop    context.CancelFunc
+	kick    chan struct{} // asks the collector to begin now
+	stopped chan struct{} // closed when the collector has ended
+}
 
 // Open makes a Service on a range and starts its background work. It reads no
 // more than a few rows.
-func Open(ctx context.Context, opts Options) (*Service, error) { panic("being built") }
-
-// Close stops the background work.
-func (s *Service) Close() error { panic("being built") }
-
-// PutBlob makes or replaces a block blob and discards its uncommitted blocks.
-// Of Upload it takes what is there, and waits for it first.
-func (s *Service) PutBlob(ctx context.Context, req *PutBlobRequest) (Written, error) {
-	panic("being built")
+func Open(ctx context.Context, opts Options) (*Service, error) {
+	if opts.Range == nil || opts.Data == nil {
+		return nil, stamp.Errorf(stamp.Invalid, "blob.Open", "Range and Data are required")
+	}
+	opts.fill()
+	s := &Service{
+		opts:     opts,
+		r:        opts.Range,
+		log:      opts.Log,
+		versions: versions{r: opts.Range, clock: opts.Clock},
+		pins:     pins{floors: make(map[*Upload]extentstore.ExtentID), held: make(map[extentstore.ExtentID]int)},
+		staged:   staged{blobs: make(map[string]*stagedBlob)},
+		known:    containers{byName: make(map[containerName]*container), changing: make(map[containerName]int)},
+		uploads:  make(map[*Upload]struct{}),
+		opened:   opts.Clock.Now(),
+		kick:     make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
+	}
+	s.metrics = newMetrics(opts.Metrics, s)
+	for _, e := range opts.Data.Extents() {
+		s.openExtent = max(s.openExtent, e.ID+1)
+	}
+	if err := s.versions.load(ctx); err != nil {
+		return nil, err
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	go s.run(background)
+	return s, nil
 }
 
-// PutBlock adds an uncommitted block to a blob that may not exist yet.
-// InvalidBlockID, BlockCountExceeds, InvalidBlobType.
-func (s *Service) PutBlock(ctx context.Context, req *PutBlockRequest) error { panic("being built") }
-
-// PutBlockList makes a blob's content of the listed blocks and discards its
-// other uncommitted blocks. InvalidBlockList, InvalidBlockID,
-// BlockCountExceeds.
-func (s *Service) PutBlockList(ctx context.Context, req *PutBlockListRequest) (Written, error) {
-	panic("being built")
+func (o *Options) fill() {
+	if o.SmallBits == 0 {
+		o.SmallBits = DefaultSmallBits
+	}
+	if o.UploadWindow == 0 {
+		o.UploadWindow = 8 << 20
+	}
+	if o.MaxUpload == 0 {
+		o.MaxUpload = 24 * time.Hour
+	}
+	if o.CollectEvery == 0 {
+		o.CollectEvery = 30 * time.Second
+	}
+	if o.RewriteBelow == 0 {
+		o.RewriteBelow = 0.5
+	}
+	if o.Clock == nil {
+		o.Clock = stamp.SystemClock{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 }
 
-// GetBlockList lists a blob's blocks.
-func (s *Service) GetBlockList(ctx context.Context, ref Ref, cond Conditions) (*BlockList, error) {
-	panic("being built")
+// Close stops the background work and gives up the uploads that are open.
+func (s *Service) Close() error {
+	s.stop()
+	<-s.stopped
+	s.uploadsMu.Lock()
+	var open []*Upload
+	for u := range s.uploads {
+		open = append(open, u)
+	}
+	s.uploadsMu.Unlock()
+	for _, u := range open {
+		u.giveUp()
+	}
+	s.metrics.unregister()
+	return nil
 }
 
-// GetBlob finds a blob for reading.
-func (s *Service) GetBlob(ctx context.Context, ref Ref, cond Conditions) (*Blob, error) {
-	panic("being built")
+// CheckSpace is Full if the stamp has no space for more user data. Writes that
+// add some ask it first.
+func (s *Service) CheckSpace() error {
+	if s.opts.Space == nil {
+		return nil
+	}
+	if sp := s.opts.Space(); sp.Full || sp.Free < min(maxHeadroom, sp.Capacity/50) {
+		return stamp.Errorf(stamp.Full, "blob", "the disks are full: delete something or add disks")
+	}
+	return nil
 }
 
-// GetProperties is GetBlob without the content.
-func (s *Service) GetProperties(ctx context.Context, ref Ref, cond Conditions) (*Properties, error) {
-	panic("being built")
-}
-
-// SetHTTPHeaders replaces all of a blob's Headers.
-func (s *Service) SetHTTPHeaders(ctx context.Context, ref Ref, headers Headers, cond Conditions) (Written, error) {
-	panic("being built")
-}
-
-// SetMetadata replaces a blob's metadata.
-func (s *Service) SetMetadata(ctx context.Context, ref Ref, metadata Metadata, cond Conditions) (Written, error) {
-	panic("being built")
-}
-
-// DeleteBlob deletes a blob and its uncommitted blocks. A blob that has
-// uncommitted blocks only does not exist: BlobNotFound.
-func (s *Service) DeleteBlob(ctx context.Context, ref Ref, cond Conditions) error {
-	panic("being built")
-}
-
-// ListBlobs lists a page of a container's blobs.
-func (s *Service) ListBlobs(ctx context.Context, req *ListBlobsRequest) (*ListBlobsPage, error) {
-	panic("being built")
-}
-
-// GetAccountSpace tells how many bytes are free for user data.
-func (s *Service) space() (full bool) { panic("being built") }
-
-var _ = stamp.Other
+// SmallBits is the size up to which a whole blob stands in its row.
+func (s *Service) SmallBits() int { return s.opts.SmallBits }

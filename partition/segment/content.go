@@ -94,14 +94,15 @@ func parts(l List, n int) []List {
 
 func storeRows(w Writer, prefix []byte, rows []List) error {
 	for _, l := range rows {
-		if err := w.Set(schema.AppendOffset(prefix[:len(prefix):len(prefix)], l[0].Offset), rowValue(l)); err != nil {
+		if err := w.Set(schema.AppendOffset(prefix[:len(prefix):len(prefix)], l[0].Offset), EncodeRow(l)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func rowValue(l List) []byte {
+// EncodeRow makes the value of a segment row.
+func EncodeRow(l List) []byte {
 	head := Append(make([]byte, 0, 16*len(l)+16), l)
 	v := schema.AppendValue(make([]byte, 0, len(head)+l.bits()+8), head)
 	return AppendBits(v, l)
