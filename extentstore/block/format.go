@@ -165,3 +165,17 @@ func (x *Index) decodeRecords(r []byte, nBlocks int) error {
 	}
 	return nil
 }
+
+// IsGroup reports whether p begins with a good group of the extent id whose
+// blocks lie at offset or beyond, which a reader that cannot go on at a bad
+// group asks to tell damage from a torn end.
+func IsGroup(p []byte, id extentstore.ExtentID, offset int64) bool {
+	size, err := GroupLength(p)
+	if err != nil || size > len(p) {
+		return false
+	}
+	g := p[:binary.LittleEndian.Uint32(p[28:])]
+	return groupSum(g) == binary.LittleEndian.Uint32(g[32:]) &&
+		extentstore.ExtentID(binary.LittleEndian.Uint64(g[8:])) == id &&
+		int64(binary.LittleEndian.Uint64(g[16:])) >= offset
+}

@@ -151,3 +151,22 @@ func (x *Index) Verify(offset int64, p []byte) (bad Unit, ok bool) {
 	}
 	return Unit{}, true
 }
+
+// SameAs reports whether both indexes say the same of the bytes below length.
+func (x *Index) SameAs(y *Index, length int64) bool {
+	for i := range x.blocks {
+		e := x.blocks[i]
+		if e.offset >= length {
+			return true
+		}
+		if i >= len(y.blocks) || y.blocks[i].offset != e.offset || y.blocks[i].length != e.length {
+			return false
+		}
+		for k := range nSums(e.size()) {
+			if x.sums[int(e.sum)+k] != y.sums[int(y.blocks[i].sum)+k] {
+				return false
+			}
+		}
+	}
+	return x.End() >= length
+}

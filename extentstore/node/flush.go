@@ -1,0 +1,406 @@
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+
+	"stamp/extentstore/block"
+	"stamp/extentstore/disk"
+)
+
+const (
+	flushWorkers = 4
+	// maxResting bounds the sealed extents whose end rests on the journal.
+	maxResting = 1024
+)
+
+// flusher is the goroutine that brings what rests on the journal to the data
+// files. It waits as long as it can: an extent that is deleted before costs the
+// data disk nothing, and more appends make larger writes. What makes it work
+// is memory (half of MaxUnflushed), the ring (half of it in use) or extents
+// that wait to be removed.
+func (n *Node) flusher() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.kick:
+		case <-tick.C:
+			n.watch()
+		case <-n.stop:
+			return
+		}
+		for n.wanted() {
+			progress, err := n.round(false)
+			if err != nil {
+				n.roundFailed(err)
+			}
+			if err != nil || !progress {
+				break // until the next tick or kick
+			}
+		}
+	}
+}
+
+// roundFailed decides what an error in the background means. Only a full disk
+// is survived: the bytes stay in memory and on the journal, and appends wait.
+func (n *Node) roundFailed(err error) {
+	if disk.IsFull(err) {
+		n.space.refresh(n)
+		n.opts.Log.Warn("no space to move appends from the journal to the data disk", "node", n.opts.ID, "error", err)
+		return
+	}
+	n.fail(err)
+}
+
+// wanted reports whether there is work for a round.
+func (n *Node) wanted() bool {
+	select {
+	case <-n.stop:
+		return false
+	case <-n.down:
+		return false
+	default:
+	}
+	_, pressed := n.journal.pressed()
+	return pressed || n.unflushed.Load() > n.opts.MaxUnflushed/2 || n.dead.Load() > 0 || n.resting() > maxResting
+}
+
+// round flushes what has to be flushed, or everything, and sets the journal
+// free behind it:
+//
+//  1. bytes to the extent files, synced; then blocks to the index files, synced
+//  2. files of deleted extents are removed
+//  3. names and states are made durable
+//  4. partial last sectors in the part of the ring that is to be free are
+//     written to its head again
+//  5. the tail of the ring moves
+//
+// Only one round runs at a time.
+func (n *Node) round(all bool) (progress bool, err error) {
+	n.rounds.Lock()
+	defer n.rounds.Unlock()
+	start := time.Now()
+	upTo, pressed := n.journal.pressed()
+	if !pressed {
+		upTo = -1
+	}
+	if all {
+		upTo = n.journal.position()
+	}
+	active := n.activeExtents()
+	picked := n.choose(active, upTo, all)
+	if err := n.flushAll(picked); err != nil {
+		return false, err
+	}
+	removed, err := n.removeDead(active)
+	if err != nil {
+		return false, err
+	}
+	if err := n.saveStates(active); err != nil {
+		return false, err
+	}
+	if err := n.moveTails(active, upTo); err != nil {
+		return false, err
+	}
+	freed, err := n.freeJournal()
+	if err != nil {
+		return false, err
+	}
+	n.metrics.round(start)
+	return freed || removed || len(picked) > 0, nil
+}
+
+// choose picks the extents to flush: those that hold the ring up, and under
+// memory pressure those with the most bytes, until half of them are covered.
+func (n *Node) choose(active []*extent, upTo int64, all bool) []*extent {
+	type candidate struct {
+		x     *extent
+		bytes int64
+	}
+	var picked []*extent
+	var rest []candidate
+	restAll := n.resting() > maxResting
+	for _, x := range active {
+		x.mu.Lock()
+		l := x.live
+		switch {
+		case l == nil || x.has(flagDeleted):
+		case all, holds(l.firstSeg, upTo), x.has(flagSealed) && (restAll || holds(l.tailSeg, upTo) || holds(x.stateSeg, upTo)):
+			picked = append(picked, x)
+		case l.counted > 0:
+			rest = append(rest, candidate{x, l.counted})
+		}
+		x.mu.Unlock()
+	}
+	over := n.unflushed.Load() - n.opts.MaxUnflushed/4
+	if n.unflushed.Load() <= n.opts.MaxUnflushed/2 {
+		over = 0
+	}
+	slices.SortFunc(rest, func(a, b candidate) int { return cmp.Compare(b.bytes, a.bytes) })
+	for _, c := range rest {
+		if over <= 0 {
+			break
+		}
+		picked = append(picked, c.x)
+		over -= c.bytes
+	}
+	return picked
+}
+
+func holds(segment, upTo int64) bool { return segment != none && segment <= upTo }
+
+func (n *Node) flushAll(xs []*extent) error {
+	next := make(chan *extent)
+	errs := make([]error, flushWorkers)
+	var wg sync.WaitGroup
+	for i := range min(flushWorkers, len(xs)) {
+		wg.Go(func() {
+			for x := range next {
+				if errs[i] == nil {
+					errs[i] = n.flushExtent(x)
+				}
+			}
+		})
+	}
+	for _, x := range xs {
+		next <- x
+	}
+	close(next)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// flushExtent brings the bytes and blocks of an extent that are on the journal
+// to its files. A sealed extent becomes final.
+func (n *Node) flushExtent(x *extent) error {
+	x.flush.Lock()
+	defer x.flush.Unlock()
+	f, ok := n.beginFlush(x)
+	if !ok {
+		return nil
+	}
+	err := n.writeFlush(f)
+	for _, p := range f.pieces {
+		p.c.release()
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	l := f.l
+	if err != nil {
+		if l.firstSeg == none || f.firstSeg != none && f.firstSeg < l.firstSeg {
+			l.firstSeg = f.firstSeg
+		}
+		return fmt.Errorf("extent %v: %w", x.id, err)
+	}
+	// A seal may have cut the extent below what was just flushed.
+	l.flushed = min(f.to, l.queued)
+	l.indexEnd += f.indexBytes
+	l.unsynced = false
+	x.named = true
+	l.dropFlushed(n, l.flushed)
+	if f.final {
+		n.finish(x, f)
+	}
+	n.memoryFreed()
+	return nil
+}
+
+// flushing is the work on one extent.
+type flushing struct {
+	x          *extent
+	l          *live
+	from, to   int64
+	pieces     []piece
+	index      block.Index
+	firstSeg   int64
+	final      bool
+	unsynced   bool
+	wrote      bool
+	indexBytes int64
+}
+
+// beginFlush decides what to flush: all that is on its way to the journal, once
+// it is there.
+func (n *Node) beginFlush(x *extent) (*flushing, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	l := x.live
+	if l == nil || x.has(flagDeleted) {
+		return nil, false
+	}
+	f := &flushing{x: x, l: l, to: l.queued, firstSeg: l.firstSeg}
+	l.firstSeg = none // entries from now on set it again
+	last, changed := l.last, x.changed
+	x.mu.Unlock()
+	ok := n.durable(last) && n.durable(changed)
+	x.mu.Lock()
+	if !ok || x.has(flagDeleted) {
+		if f.firstSeg != none {
+			l.firstSeg = f.firstSeg
+		}
+		return nil, false
+	}
+	f.to = min(f.to, l.queued)
+	f.from = min(l.flushed, f.to)
+	f.final = x.has(flagSealed) && l.large == 0 && f.to == l.queued
+	f.unsynced = l.unsynced
+	f.index = l.index
+	for _, c := range l.chunks {
+		if c.start < f.to {
+			c.refs.Add(1)
+			f.pieces = append(f.pieces, piece{c.start, min(c.end, f.to), c})
+		}
+	}
+	if f.from == f.to && !f.final && !f.unsynced {
+		for _, p := range f.pieces {
+			p.c.release()
+		}
+		return nil, false
+	}
+	return f, true
+}
+
+// durable waits for a commit and reports whether it succeeded.
+func (n *Node) durable(c *commit) bool {
+	if c == nil {
+		return true
+	}
+	select {
+	case <-c.done:
+		return c.err == nil
+	case <-n.down:
+		return false
+	}
+}
+
+func (n *Node) writeFlush(f *flushing) error {
+	if f.to > 0 || f.unsynced {
+		if err := n.flushData(f); err != nil {
+			return err
+		}
+		if err := n.flushIndex(f); err != nil {
+			return err
+		}
+	}
+	f.x.mu.Lock()
+	named := f.x.named
+	f.x.mu.Unlock()
+	if named {
+		return nil
+	}
+	return n.syncNames()
+}
+
+// syncNames makes the names of new extent files durable.
+func (n *Node) syncNames() error {
+	return n.dirSync.do(func() error { return syncError(n.disk.SyncDir(extentDir)) })
+}
+
+// A sync that failed is fatal for the disk whatever its reason, so that the
+// reason is only text: IsFull must not find it.
+func syncError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("sync: %v", err)
+}
+
+// flushData writes the whole sectors, and the last one too when the extent is
+// final.
+func (n *Node) flushData(f *flushing) error {
+	h, err := n.files.get(f.x, true)
+	if err != nil {
+		return err
+	}
+	defer n.files.put(h)
+	lo, hi := sectorDown(f.from), sectorDown(f.to)
+	if f.final {
+		hi = sectorUp(f.to)
+	}
+	if err := h.grow(hi, f.x.target); err != nil {
+		return err
+	}
+	for _, p := range f.pieces {
+		s, e := max(p.start, lo), sectorDown(p.end)
+		if f.final && p.end == f.to && p.end > e {
+			clear(p.c.buf.B[p.end-p.start : sectorUp(p.end)-p.start])
+			e = sectorUp(p.end)
+		}
+		if s >= e {
+			continue
+		}
+		if _, err := h.f.WriteAt(p.c.bytes(s, e), s); err != nil {
+			return err
+		}
+		f.wrote = true
+	}
+	if !f.final {
+		if f.wrote || f.unsynced {
+			return h.sync()
+		}
+		return nil
+	}
+	if err := h.f.Truncate(f.to); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.allocated = f.to
+	h.mu.Unlock()
+	if err := h.f.SetXattr(extentAttr, extentLabel(f.x.id, f.x.spec.kind, f.to)); err != nil {
+		return err
+	}
+	return syncError(h.f.SyncAll())
+}
+
+// flushIndex appends the blocks, now that their bytes are durable.
+func (n *Node) flushIndex(f *flushing) error {
+	name := indexName(f.x.id)
+	b := f.index.AppendGroups(nil, f.x.id, f.from, f.to)
+	file, err := n.disk.Open(name, disk.Direct)
+	if errors.Is(err, fs.ErrNotExist) {
+		if len(b) == 0 {
+			return nil
+		}
+		file, err = n.disk.Create(name, disk.Direct)
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for at := 0; at < len(b); {
+		k := min(len(b)-at, maxChunk)
+		buf := disk.GetBuffer(k)
+		copy(buf.B, b[at:at+k])
+		_, err := file.WriteAt(buf.B[:k], f.l.indexEnd+int64(at))
+		buf.Put()
+		if err != nil {
+			return err
+		}
+		at += k
+	}
+	f.indexBytes = int64(len(b))
+	return syncError(file.Sync())
+}
+
+// finish makes an extent final, after all of it was flushed. Called with mu
+// held.
+func (n *Node) finish(x *extent, f *flushing) {
+	x.flags |= flagFinal
+	if x.stateSeg == none {
+		// The flag must reach the state log before the journal forgets
+		// this extent's records.
+		x.stateSeg = n.journal.position()
+	}
+	x.changes++
+	f.l.release(n)
+	x.live = nil
+	n.restingCount.Add(-1)
+	f.index.Truncate(f.to)
+	n.indexes.put(x, &f.index)
+}

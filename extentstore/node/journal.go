@@ -1,0 +1,432 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"sync"
+	"time"
+
+	"stamp/extentstore"
+	"stamp/extentstore/disk"
+)
+
+const (
+	journalName = "journal"
+
+	minSegment  = 1 << 20
+	maxSegment  = 16 << 20
+	minSegments = 8
+
+	maxRecord = 1 << 20 // bytes of one group commit
+	// maxEntry is the largest entry: a payload just below BypassJournal, or
+	// the checksums of an append of MaxAppendSize, in MaxAppendBlocks blocks.
+	maxEntry = extentstore.BypassJournal + 8*extentstore.MaxAppendBlocks +
+		4*(extentstore.MaxAppendSize/extentstore.ChecksumUnit) + extentstore.SectorSize
+	// rollBelow is the room in a segment below which the next record goes to
+	// the next one, so that any entry fits an empty record.
+	rollBelow = maxEntry + recordHeader + extentstore.SectorSize
+	// reserveSegments can be written only by the flusher, which needs them to
+	// set the rest of the ring free.
+	reserveSegments = 2
+)
+
+// A journal is the ring that makes appends and changes of state durable before
+// the data files are. One goroutine writes it: while a record is on its way to
+// the disk, the entries that arrive gather in the next (group commit).
+//
+// Lock order: an extent's mu, then journal.mu.
+type journal struct {
+	file    disk.File
+	id      journalID
+	segment int64 // bytes
+	count   int64
+	onFail  func(error)
+	metrics *metrics
+
+	mu       sync.Mutex
+	work     sync.Cond // the writer waits here for entries
+	room     sync.Cond // add waits here for a record with room
+	cur      *batch    // gathers entries
+	other    *batch    // is being written, or empty
+	busy     bool      // the writer is at the disk
+	since    time.Time
+	seq      uint64 // of the next record
+	head     int64  // segment of the next record
+	off      int64  // and its place in there
+	tail     int64  // oldest segment that replay needs, carried by the next record
+	durable  int64  // the tail that the last durable record carried: older segments may be used again
+	promised int64  // bytes admitted and not yet added
+	filled   int64  // last segment that was pre-written
+	filling  int64  // segment that is being pre-written, or -1
+	freed    chan struct{}
+	err      error
+	closed   bool
+}
+
+// A commit is one write of the journal. err is valid when done is closed.
+type commit struct {
+	done chan struct{}
+	err  error
+}
+
+type batch struct {
+	buf      *disk.Buffer
+	n, limit int
+	entries  int
+	refs     []ref
+	c        *commit
+	segment  int64
+	off      int64
+}
+
+// ref tells the writer which extent an entry makes longer.
+type ref struct {
+	x   *extent
+	end int64
+}
+
+// segmentSize chooses the size of segments for a ring of about size bytes.
+func segmentSize(size int64) int64 {
+	s := int64(minSegment)
+	for s < 4<<20 && s*64 < size {
+		s *= 2
+	}
+	return s
+}
+
+// createJournal makes the ring file, durably but for the name. Only its first
+// segments are pre-written; fill does the rest.
+func createJournal(d disk.Disk, size int64) (journalID, error) {
+	var id journalID
+	rand.Read(id[:])
+	segment := segmentSize(size)
+	count := max(size/segment, minSegments)
+	f, err := d.Create(journalName, disk.Direct)
+	if err != nil {
+		return id, err
+	}
+	defer f.Close()
+	if err := f.Allocate(ringStart + count*segment); err != nil {
+		return id, err
+	}
+	b := disk.GetBuffer(ringStart)
+	defer b.Put()
+	clear(b.B)
+	putJournalHeader(b.B, id, segment, count)
+	if _, err := f.WriteAt(b.B[:ringStart], 0); err != nil {
+		return id, err
+	}
+	if err := zero(f, ringStart, segment); err != nil {
+		return id, err
+	}
+	return id, f.SyncAll()
+}
+
+// zero writes n zero bytes at off.
+func zero(f disk.File, off, n int64) error {
+	b := disk.GetBuffer(1 << 20)
+	defer b.Put()
+	clear(b.B)
+	for n > 0 {
+		k := min(n, int64(len(b.B)))
+		if _, err := f.WriteAt(b.B[:k], off); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// start makes the journal ready for add, after replay has set head, off, seq
+// and tail.
+func (j *journal) start() {
+	j.work.L, j.room.L = &j.mu, &j.mu
+	j.freed = make(chan struct{})
+	j.durable = j.tail
+	j.filling = -1
+	j.cur = &batch{buf: disk.GetBuffer(maxRecord)}
+	j.other = &batch{buf: disk.GetBuffer(maxRecord)}
+	j.open(j.cur)
+	j.place()
+}
+
+// open makes b ready to gather.
+func (j *journal) open(b *batch) {
+	b.n, b.limit, b.entries = recordHeader, 0, 0
+	clear(b.refs) // drop the pointers
+	b.refs = b.refs[:0]
+	b.c = &commit{done: make(chan struct{})}
+}
+
+// place gives the record that gathers its place in the ring, if it has none
+// and the ring has room. Without a place its limit is 0. Called with mu held.
+func (j *journal) place() {
+	b := j.cur
+	if b.limit > 0 {
+		return
+	}
+	if j.segment-j.off < rollBelow {
+		next := j.head + 1
+		if next-j.durable >= j.count || next == j.filling {
+			return
+		}
+		j.head, j.off = next, 0
+	}
+	b.limit = int(min(maxRecord, j.segment-j.off))
+	b.segment, b.off = j.head, j.off
+	j.room.Broadcast()
+}
+
+// add puts an entry into the record that gathers and returns the commit to wait
+// for, and the segment that it will lie in. If x is given, the writer raises
+// its durable length to end. It waits for room in a record, but not for space
+// in the ring: whoever adds an append was admitted before.
+func (j *journal) add(x *extent, end int64, kind byte, id extentstore.ExtentID, offset int64, blocks []extentstore.Block, parts ...[]byte) (*commit, int64, error) {
+	payload, sums := 0, 0
+	for i := range blocks {
+		sums += len(blocks[i].Sums)
+		if kind == entryAppend {
+			payload += len(blocks[i].Payload)
+		}
+	}
+	for _, p := range parts {
+		payload += len(p)
+	}
+	size := entrySize(len(blocks), sums, payload)
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.err == nil && j.cur.n+size > j.cur.limit {
+		j.room.Wait()
+	}
+	if j.err != nil {
+		return nil, 0, j.err
+	}
+	b := j.cur
+	b.n += putEntry(b.buf.B[b.n:], kind, id, offset, blocks, parts...)
+	b.entries++
+	if x != nil {
+		b.refs = append(b.refs, ref{x, end})
+	}
+	if !j.busy {
+		j.work.Signal()
+	}
+	return b.c, b.segment, nil
+}
+
+// run is the writer. It returns when the journal is closed and empty, or has
+// failed.
+func (j *journal) run() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for {
+		for j.err == nil && j.cur.entries == 0 {
+			if j.closed {
+				j.stop(errClosed)
+				return
+			}
+			j.work.Wait()
+		}
+		if j.err != nil {
+			return
+		}
+		b := j.cur
+		length := int(sectorUp(int64(b.n)))
+		r := recordInfo{seq: j.seq, segment: b.segment, tail: j.tail, entries: b.entries}
+		j.seq++
+		j.off += int64(length)
+		j.cur, j.other = j.other, b
+		j.open(j.cur)
+		j.place()
+		j.busy, j.since = true, time.Now()
+		j.mu.Unlock()
+
+		err := j.write(b, length, r)
+
+		j.mu.Lock()
+		j.busy = false
+		b.c.err = err
+		close(b.c.done)
+		if err != nil {
+			j.stop(err)
+			return
+		}
+		if r.tail > j.durable {
+			j.durable = r.tail
+			close(j.freed)
+			j.freed = make(chan struct{})
+			j.place()
+		}
+	}
+}
+
+// write brings a record to the disk and tells its extents.
+func (j *journal) write(b *batch, length int, r recordInfo) error {
+	clear(b.buf.B[b.n:length])
+	putRecordHeader(b.buf.B[:b.n], j.id, r)
+	start := time.Now()
+	if _, err := j.file.WriteAt(b.buf.B[:length], j.at(b.segment, b.off)); err != nil {
+		err = fmt.Errorf("write the journal: %w", err)
+		j.onFail(err)
+		return err
+	}
+	for _, ref := range b.refs {
+		ref.x.durable.Store(ref.end)
+	}
+	j.metrics.journalWrite(time.Since(start), length, b.entries)
+	return nil
+}
+
+// at is the place in the file of a byte of a segment.
+func (j *journal) at(segment, off int64) int64 {
+	return ringStart + segment%j.count*j.segment + off
+}
+
+// stop ends the journal with err: everybody who waits gets it. Called with mu
+// held.
+func (j *journal) stop(err error) {
+	if j.err != nil {
+		return
+	}
+	j.err = err
+	select {
+	case <-j.cur.c.done:
+	default:
+		j.cur.c.err = err
+		close(j.cur.c.done)
+	}
+	close(j.freed)
+	j.room.Broadcast()
+	j.work.Broadcast()
+}
+
+// fail ends the journal from outside, as when the data disk has left service.
+func (j *journal) fail(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.stop(err)
+}
+
+// close lets run write what was added and return.
+func (j *journal) close() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.closed = true
+	j.work.Broadcast()
+}
+
+// admit promises space in the ring for an entry of size bytes. It waits for the
+// flusher to set some free. leave returns the promise.
+func (j *journal) admit(ctx context.Context, size int64, full func()) error {
+	size += extentstore.SectorSize // in the worst case it is alone in its record
+	for {
+		j.mu.Lock()
+		if j.err != nil {
+			j.mu.Unlock()
+			return j.err
+		}
+		free := j.count - (j.head - j.durable + 1) - reserveSegments
+		if j.promised+size <= free*(j.segment-rollBelow) {
+			j.promised += size
+			j.mu.Unlock()
+			return nil
+		}
+		freed := j.freed
+		j.mu.Unlock()
+		full()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (j *journal) leave(size int64) {
+	j.mu.Lock()
+	j.promised -= size + extentstore.SectorSize
+	j.mu.Unlock()
+}
+
+// pressed reports whether so much of the ring is in use that the flusher should
+// set some free, and up to which segment.
+func (j *journal) pressed() (upTo int64, ok bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	used := j.head - j.tail + 1
+	if used <= j.count/2 {
+		return 0, false
+	}
+	return j.tail + max(1, used-j.count/4), true
+}
+
+// position is the segment that the next entry can lie in at the earliest.
+func (j *journal) position() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.head
+}
+
+// advance says that replay does not need segments before tail any more. It
+// holds when the next record is durable.
+func (j *journal) advance(tail int64) (moved bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if tail <= j.tail {
+		return false
+	}
+	j.tail = tail
+	return true
+}
+
+// used is the share of the ring that replay would read.
+func (j *journal) used() (segments, of int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.head - j.tail + 1, j.count
+}
+
+// hung reports since when the writer has been waiting for the disk.
+func (j *journal) hung() (time.Time, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.since, j.busy
+}
+
+// fill pre-writes the segments that have never been used, so that a write of a
+// record does not change the file system's metadata. It keeps ahead of the
+// writer; a segment that the writer reaches first is left to it.
+func (j *journal) fill(stop <-chan struct{}) error {
+	for {
+		j.mu.Lock()
+		next := max(j.filled, j.head) + 1
+		if next >= j.count {
+			j.mu.Unlock()
+			break
+		}
+		j.filling = next
+		j.mu.Unlock()
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		err := zero(j.file, j.at(next, 0), j.segment)
+		if err != nil {
+			return fmt.Errorf("pre-write the journal: %w", err)
+		}
+		j.mu.Lock()
+		j.filled, j.filling = next, -1
+		j.place()
+		j.mu.Unlock()
+	}
+	b := disk.GetBuffer(extentstore.SectorSize)
+	defer b.Put()
+	clear(b.B)
+	copy(b.B, filledMagic[:])
+	if _, err := j.file.WriteAt(b.B[:extentstore.SectorSize], extentstore.SectorSize); err != nil {
+		return fmt.Errorf("pre-write the journal: %w", err)
+	}
+	return nil
+}

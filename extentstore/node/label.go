@@ -1,0 +1,200 @@
+package node
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/disk"
+)
+
+// A disk that an ExtentNode has claimed carries a label: the file "label" and,
+// for people with getfattr, the same facts as attributes of the directory.
+// The file is lines of text, each ended by a newline:
+//
+//	stamp extent node
+//	version 1
+//	stamp STAMPID
+//	node NODEID
+//	journal ID          in hexadecimal; the journal's header has it too
+//	checksum CRC        CRC-32C of all lines before, 8 hexadecimal digits
+//
+// The label is the last thing that formatting writes. While it goes on the
+// file "formatting" is there, so that a crash in the middle leaves a directory
+// that can be told from a foreign one and is formatted again.
+const (
+	labelName      = "label"
+	formattingName = "formatting"
+	labelVersion   = 1
+	maxNodeID      = 64
+)
+
+type label struct {
+	stamp   extentstore.StampID
+	node    extentstore.NodeID
+	journal journalID
+}
+
+func (l label) encode() []byte {
+	p := fmt.Appendf(nil, "stamp extent node\nversion %d\nstamp %s\nnode %s\njournal %x\n", labelVersion, l.stamp, l.node, l.journal)
+	return fmt.Appendf(p, "checksum %08x\n", extentstore.Checksum(p))
+}
+
+func decodeLabel(p []byte) (label, error) {
+	var l label
+	text := string(p)
+	body, sum, ok := strings.Cut(text, "checksum ")
+	if !strings.HasPrefix(text, "stamp extent node\n") || !ok {
+		return l, errors.New("not the label of an extent node")
+	}
+	if want := fmt.Sprintf("%08x\n", extentstore.Checksum([]byte(body))); sum != want {
+		return l, fmt.Errorf("label is damaged: checksum %q, want %q", sum, want)
+	}
+	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
+	if len(lines) < 2 || lines[1] != fmt.Sprintf("version %d", labelVersion) {
+		return l, fmt.Errorf("label of another version than %d: %q", labelVersion, lines[1:])
+	}
+	for _, line := range lines[2:] {
+		key, value, _ := strings.Cut(line, " ")
+		switch key {
+		case "stamp":
+			l.stamp = extentstore.StampID(value)
+		case "node":
+			l.node = extentstore.NodeID(value)
+		case "journal":
+			id, err := hex.DecodeString(value)
+			if err != nil || len(id) != journalIDSize {
+				return l, fmt.Errorf("label: journal id %q", value)
+			}
+			l.journal = journalID(id)
+		}
+	}
+	return l, nil
+}
+
+// claim makes the disk this node's: it checks the label of one that has been
+// formatted, and formats an empty one. Anything else it refuses, and changes
+// nothing.
+func (n *Node) claimDisk() (label, error) {
+	const op = "node.Open"
+	where := n.disk.String()
+	names, err := n.disk.List(".")
+	if err != nil {
+		return label{}, stamp.Errorf(stamp.Unavailable, op, "%s: %w", where, err)
+	}
+	names = slices.DeleteFunc(names, func(s string) bool { return s == "lost+found" })
+	switch {
+	case slices.Contains(names, formattingName):
+		return n.format(names)
+	case len(names) == 0:
+		return n.format(nil)
+	case !slices.Contains(names, labelName):
+		return label{}, stamp.Errorf(stamp.Invalid, op, "%s is not empty and not the disk of an extent node", where)
+	}
+	p, err := disk.ReadFile(n.disk, labelName)
+	if err != nil {
+		return label{}, stamp.Errorf(stamp.Unavailable, op, "%s: read the label: %w", where, err)
+	}
+	l, err := decodeLabel(p)
+	if err != nil {
+		return l, stamp.Errorf(stamp.Corrupt, op, "%s: %w", where, err)
+	}
+	if l.stamp != n.opts.Stamp || l.node != n.opts.ID {
+		return l, stamp.Errorf(stamp.Invalid, op, "%s belongs to node %s of stamp %s, not to node %s of stamp %s", where, l.node, l.stamp, n.opts.ID, n.opts.Stamp)
+	}
+	return l, nil
+}
+
+// format writes an empty node on the disk. left are the names that a format
+// which did not finish has left.
+func (n *Node) format(left []string) (label, error) {
+	l := label{stamp: n.opts.Stamp, node: n.opts.ID}
+	fail := func(err error) (label, error) {
+		kind := stamp.Unavailable
+		if disk.IsFull(err) {
+			kind = stamp.Full
+		}
+		return l, stamp.Errorf(kind, "node.Open", "format %s: %w", n.disk, err)
+	}
+	if slices.Contains(left, labelName) {
+		// Everything was written, but the marker stayed.
+		return n.formatted()
+	}
+	if err := disk.ReplaceFile(n.disk, ".", formattingName, []byte("being formatted as the disk of an extent node\n")); err != nil {
+		return fail(err)
+	}
+	for _, name := range left {
+		if slices.Contains([]string{journalName, stateName, stateNewName, labelName + ".new"}, name) {
+			if err := n.disk.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fail(err)
+			}
+		}
+	}
+	if err := n.disk.Mkdir(extentDir); err != nil {
+		return fail(err)
+	}
+	size, err := n.journalBytes()
+	if err != nil {
+		return fail(err)
+	}
+	if n.journalDisk != n.disk {
+		if err := n.journalDisk.Remove(journalName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fail(err)
+		}
+	}
+	if l.journal, err = createJournal(n.journalDisk, size); err != nil {
+		return fail(fmt.Errorf("journal: %w", err))
+	}
+	if err := n.journalDisk.SyncDir("."); err != nil {
+		return fail(err)
+	}
+	states, err := createStateLog(n.disk, nil)
+	if err != nil {
+		return fail(err)
+	}
+	states.f.Close()
+	for attr, value := range map[string]string{
+		"user.stamp.format": fmt.Sprint(labelVersion),
+		"user.stamp.stamp":  string(l.stamp),
+		"user.stamp.node":   string(l.node),
+	} {
+		if err := n.disk.SetXattr(".", attr, []byte(value)); err != nil {
+			return fail(err)
+		}
+	}
+	if err := disk.ReplaceFile(n.disk, ".", labelName, l.encode()); err != nil {
+		return fail(err)
+	}
+	return n.formatted()
+}
+
+// formatted takes the marker away and reads the label back.
+func (n *Node) formatted() (label, error) {
+	err := n.disk.Remove(formattingName)
+	if err == nil {
+		err = n.disk.SyncDir(".")
+	}
+	if err != nil {
+		return label{}, stamp.Errorf(stamp.Unavailable, "node.Open", "format %s: %w", n.disk, err)
+	}
+	return n.claimDisk()
+}
+
+// journalBytes is the size of a new ring: the one asked for, less on a small
+// disk.
+func (n *Node) journalBytes() (int64, error) {
+	s, err := n.journalDisk.Space()
+	if err != nil {
+		return 0, err
+	}
+	size := n.opts.JournalSize
+	if size == 0 {
+		size = min(DefaultJournal, s.Capacity/64)
+	}
+	return max(size, minSegments*minSegment), nil
+}

@@ -1,0 +1,166 @@
+package node
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"stamp"
+)
+
+type operation int
+
+const (
+	opAppend operation = iota
+	opReplicate
+	opRead
+	opCreate
+	opClose
+	opSeal
+	opDelete
+	opVerify
+	nOperations
+)
+
+var operationNames = [nOperations]string{"append", "replicate", "read", "create", "close", "seal", "delete", "verify"}
+
+// metrics are the node's. All methods work on nil, which counts nothing.
+type metrics struct {
+	seconds   [nOperations]prometheus.Observer
+	failures  *prometheus.CounterVec
+	journal   prometheus.Histogram
+	batch     prometheus.Histogram
+	bytes     *prometheus.CounterVec
+	stalls    prometheus.Counter
+	corrupt   prometheus.Counter
+	cache     *prometheus.CounterVec
+	hits      prometheus.Counter
+	misses    prometheus.Counter
+	rounds    prometheus.Histogram
+	unflushed prometheus.Gauge
+	limit     prometheus.Gauge
+	ring      prometheus.Gauge
+	extents   prometheus.Gauge
+	scrubbed  prometheus.Counter
+	all       []prometheus.Collector
+}
+
+func newMetrics(n *Node) (*metrics, error) {
+	if n.opts.Metrics == nil {
+		return nil, nil
+	}
+	labels := prometheus.Labels{"node": string(n.opts.ID)}
+	fast := prometheus.ExponentialBuckets(20e-6, 2, 18) // 20 us to 2.6 s
+	ops := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "extentnode_operation_seconds", Help: "Time of an operation of the ExtentNode.", ConstLabels: labels, Buckets: fast}, []string{"operation"})
+	m := &metrics{
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "extentnode_failures_total", Help: "Operations that failed, by kind.", ConstLabels: labels}, []string{"operation", "kind"}),
+		journal:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "extentnode_journal_write_seconds", Help: "Time of one durable write of the journal.", ConstLabels: labels, Buckets: fast}),
+		batch:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "extentnode_journal_batch_entries", Help: "Entries that shared one write of the journal.", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "extentnode_bytes_total", Help: "Bytes moved.", ConstLabels: labels}, []string{"what"}),
+		stalls:   prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_append_stalls_total", Help: "Appends that waited for the flusher.", ConstLabels: labels}),
+		corrupt:  prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_corruptions_total", Help: "Reads that found damage.", ConstLabels: labels}),
+		cache:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "extentnode_index_cache_total", Help: "Look-ups of the index of a sealed extent.", ConstLabels: labels}, []string{"result"}),
+		rounds:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "extentnode_flush_seconds", Help: "Time of a round of the flusher.", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(1e-3, 2, 14)}),
+
+		unflushed: prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_unflushed_bytes", Help: "Memory of appends that rest on the journal.", ConstLabels: labels}),
+		limit:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_unflushed_limit_bytes", Help: "Its limit.", ConstLabels: labels}),
+		ring:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_journal_used_ratio", Help: "Share of the journal that replay would read.", ConstLabels: labels}),
+		extents:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_extents", Help: "Replicas on this node.", ConstLabels: labels}),
+		scrubbed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_scrubbed_bytes_total", Help: "Bytes of sealed extents that were read and verified in the background.", ConstLabels: labels}),
+	}
+	for i := range m.seconds {
+		m.seconds[i] = ops.WithLabelValues(operationNames[i])
+	}
+	m.hits, m.misses = m.cache.WithLabelValues("hit"), m.cache.WithLabelValues("miss")
+	m.limit.Set(float64(n.opts.MaxUnflushed))
+	m.all = []prometheus.Collector{ops, m.failures, m.journal, m.batch, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.ring, m.extents, m.scrubbed}
+	for i, c := range m.all {
+		if err := n.opts.Metrics.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.unregister(n.opts.Metrics)
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) unregister(r prometheus.Registerer) {
+	if m == nil {
+		return
+	}
+	for _, c := range m.all {
+		r.Unregister(c)
+	}
+}
+
+func (m *metrics) op(o operation, start time.Time, err error) {
+	if m == nil {
+		return
+	}
+	m.seconds[o].Observe(time.Since(start).Seconds())
+	if err != nil {
+		m.failures.WithLabelValues(operationNames[o], stamp.KindOf(err).String()).Inc()
+	}
+}
+
+func (m *metrics) journalWrite(d time.Duration, bytes, entries int) {
+	if m == nil {
+		return
+	}
+	m.journal.Observe(d.Seconds())
+	m.batch.Observe(float64(entries))
+	m.bytes.WithLabelValues("journal").Add(float64(bytes))
+}
+
+func (m *metrics) readBytes(n int) {
+	if m != nil {
+		m.bytes.WithLabelValues("read").Add(float64(n))
+	}
+}
+
+func (m *metrics) damage() {
+	if m != nil {
+		m.corrupt.Inc()
+	}
+}
+
+func (m *metrics) stall() {
+	if m != nil {
+		m.stalls.Inc()
+	}
+}
+
+func (m *metrics) indexHit() {
+	if m != nil {
+		m.hits.Inc()
+	}
+}
+
+func (m *metrics) indexMiss() {
+	if m != nil {
+		m.misses.Inc()
+	}
+}
+
+func (m *metrics) round(start time.Time) {
+	if m != nil {
+		m.rounds.Observe(time.Since(start).Seconds())
+	}
+}
+
+func (m *metrics) scrub(bytes int64) {
+	if m != nil {
+		m.scrubbed.Add(float64(bytes))
+	}
+}
+
+// observe takes the figures that change too often to count each time.
+func (m *metrics) observe(n *Node) {
+	if m == nil {
+		return
+	}
+	m.unflushed.Set(float64(n.unflushed.Load()))
+	m.extents.Set(float64(n.count()))
+	used, of := n.journal.used()
+	m.ring.Set(float64(used) / float64(of))
+}

@@ -1,0 +1,423 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"stamp"
+	"stamp/extentstore"
+)
+
+// recover rebuilds the node's memory from the state log, the indexes of the
+// extents that are not final, and the journal.
+func (n *Node) recover(l label) (damaged bool, err error) {
+	const op = "node.Open"
+	where := n.disk.String()
+	kind := stamp.Corrupt
+	wrap := func(what string, err error) error {
+		return stamp.Errorf(kind, op, "%s: %s: %w", where, what, err)
+	}
+	gone := make(map[extentstore.ExtentID]bool)
+	states, err := openStateLog(n.disk, &n.specs, func(s extentState) { n.restoreState(s, gone) })
+	if err != nil {
+		return false, wrap("read the state log", err)
+	}
+	n.states = states
+	// What a killed process wrote may be readable but not yet durable.
+	if err := states.f.Sync(); err != nil {
+		return false, wrap("sync the state log", err)
+	}
+	if err := n.disk.SyncDir(extentDir); err != nil {
+		return false, wrap("sync "+extentDir, err)
+	}
+	for _, x := range n.extents {
+		if x.live != nil {
+			if err := n.restoreLive(x); err != nil {
+				return false, wrap(fmt.Sprintf("index of extent %v", x.id), err)
+			}
+		}
+	}
+	if n.journal, err = openJournal(n.journalDisk, l.journal); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("the journal is gone, and with it appends that were acknowledged: %w", err)
+		}
+		return false, wrap("open the journal", err)
+	}
+	j := n.journal
+	j.metrics, j.onFail = n.metrics, n.fail
+	damaged, err = j.replay(n.replayEntry)
+	if err != nil {
+		return false, wrap("replay", err)
+	}
+	if err := j.file.Sync(); err != nil {
+		return false, wrap("sync the journal", err)
+	}
+	for _, x := range n.extents {
+		if x.live != nil && !n.restored(x) {
+			damaged = true
+		}
+	}
+	j.start()
+	return damaged, n.inventory(gone)
+}
+
+// restoreState takes a record of the state log.
+func (n *Node) restoreState(s extentState, gone map[extentstore.ExtentID]bool) {
+	if s.flags&flagDeleted != 0 {
+		gone[s.id] = true
+		if x := n.extents[s.id]; x != nil {
+			n.remove(x)
+			n.dead.Add(-1) // its files are gone already
+		}
+		return
+	}
+	x := n.extents[s.id]
+	if x == nil {
+		x = newExtent(s.id)
+		n.add(x)
+	}
+	x.logged, x.flags, x.target, x.spec = true, s.flags, s.target, s.spec
+	if s.flags&flagFinal != 0 {
+		x.live = nil
+		x.durable.Store(s.length)
+		return
+	}
+	x.live = newLive()
+	if s.flags&flagSealed != 0 {
+		x.live.sealAt = s.length
+	}
+}
+
+// restoreLive reads the index of an extent that is not final. It ends the
+// extent, until the journal says more.
+func (n *Node) restoreLive(x *extent) error {
+	index, size, clean, err := readIndex(n.disk, x.id, -1)
+	if err != nil {
+		return err
+	}
+	l := x.live
+	l.index, l.indexEnd = index, size
+	l.resume(index.End())
+	if !clean {
+		n.opts.Log.Error("index of an extent is damaged", "node", n.opts.ID, "extent", x.id, "good", index.End())
+		l.failed = errDamaged
+	}
+	return nil
+}
+
+var errDamaged = errors.New("its index or the journal was damaged")
+
+// resume makes length the extent's end, whose last partial sector replay has to
+// bring.
+func (l *live) resume(length int64) {
+	l.next, l.queued, l.flushed = length, length, length
+	if whole := sectorDown(length); whole < length {
+		c := newChunk(whole, minChunk)
+		c.end = length
+		l.chunks = append(l.chunks, c)
+		l.restoring = piece{start: length, end: length}
+	}
+}
+
+// bring takes bytes of the last partial sector of what the index vouches for,
+// which stand at offset at.
+func (l *live) bring(at int64, p []byte) {
+	if len(l.chunks) == 0 || l.flushed == sectorDown(l.flushed) {
+		return
+	}
+	c := l.chunks[0]
+	from, to := max(at, c.start), min(at+int64(len(p)), l.flushed)
+	if from >= to || c.start != sectorDown(l.flushed) {
+		return
+	}
+	copy(c.bytes(from, to), p[from-at:])
+	r := &l.restoring
+	if r.start == r.end || from > r.end {
+		r.start, r.end = from, to
+		return
+	}
+	r.start, r.end = min(r.start, from), max(r.end, to)
+}
+
+// whole reports whether bring has brought all of it.
+func (l *live) whole() bool {
+	return l.flushed == sectorDown(l.flushed) ||
+		l.restoring.start == sectorDown(l.flushed) && l.restoring.end == l.flushed
+}
+
+// replayEntry applies one entry of the journal. What it says may be in the
+// files already.
+func (n *Node) replayEntry(segment int64, e *entry) error {
+	if e.kind == entryNothing {
+		return nil
+	}
+	x := n.extents[e.id]
+	if x == nil {
+		switch e.kind {
+		case entryCreate, entryClose, entryDelete:
+			x = newExtent(e.id)
+			x.live = newLive()
+			n.add(x)
+			if err := n.restoreLive(x); err != nil {
+				return fmt.Errorf("index of extent %v: %w", x.id, err)
+			}
+		default:
+			// Its creation was lost to damage, or its delete is in the
+			// state log and this is from before.
+			return nil
+		}
+	}
+	switch e.kind {
+	case entryAppend, entryLarge, entryTail:
+		if x.live != nil {
+			x.live.replayBytes(n, x, segment, e)
+		}
+		return nil
+	}
+	n.activate(x)
+	if x.stateSeg == none {
+		x.stateSeg = segment
+	}
+	switch e.kind {
+	case entryCreate:
+		if x.has(flagCreated) {
+			return nil
+		}
+		sp, _, err := n.specs.decode(e.payload)
+		if err != nil {
+			return err
+		}
+		x.flags |= flagCreated
+		x.spec, x.target = sp, e.offset
+	case entryClose:
+		x.flags |= flagClosed
+	case entryDoubt:
+		x.flags |= flagClosed | flagDoubtful
+	case entrySeal:
+		if x.live == nil {
+			return nil
+		}
+		x.live.sealAt = e.offset
+		x.live.cutReplayed(n, e.offset)
+	case entryDelete:
+		x.flags |= flagClosed | flagDeleted
+		if x.live != nil {
+			x.live.release(n)
+		}
+		n.remove(x)
+	default:
+		return fmt.Errorf("entry of kind %d", e.kind)
+	}
+	return nil
+}
+
+// replayBytes applies an entry that holds bytes.
+func (l *live) replayBytes(n *Node, x *extent, segment int64, e *entry) {
+	end := e.offset
+	if e.kind != entryTail {
+		end += e.size()
+	}
+	at := e.offset // of the payload
+	if e.kind != entryAppend {
+		at = sectorDown(end)
+	}
+	if l.sealAt >= 0 && end > l.sealAt || l.failed != nil {
+		return
+	}
+	if e.offset > l.queued {
+		l.failed = errDamaged // a gap ends the extent
+		return
+	}
+	n.activate(x)
+	l.bring(at, e.payload)
+	l.noteTail(e.kind, e.offset, end, segment)
+	if e.kind == entryTail {
+		return
+	}
+	if l.firstSeg == none {
+		l.firstSeg = segment
+	}
+	if end <= l.queued {
+		// The files have it, but perhaps not durably: whoever wrote them
+		// may have been killed before the sync.
+		l.unsynced = true
+		return
+	}
+	from := l.queued
+	block := e.offset
+	e.eachBlock(func(length int, sums []uint32, last bool) {
+		if block >= l.index.End() {
+			l.index.Append(length, sums, last)
+		}
+		block += int64(length)
+	})
+	if e.kind == entryAppend {
+		l.write(n, from, e.payload[from-e.offset:])
+	} else if at < end {
+		c := newChunk(at, minChunk)
+		c.end = end
+		copy(c.buf.B, e.payload)
+		l.chunks = append(l.chunks, c)
+	}
+	l.next, l.queued = end, end
+}
+
+// noteTail keeps tailSeg, the oldest segment that has a byte of the partial
+// last sector, when an entry of bytes [offset, end) is in a segment.
+func (l *live) noteTail(kind byte, offset, end, segment int64) {
+	switch whole := sectorDown(end); {
+	case whole == end:
+		l.tailSeg = none
+	case whole >= offset || kind != entryAppend || l.tailSeg == none:
+		l.tailSeg = segment // the sector begins in this entry
+	}
+}
+
+// cutReplayed cuts an extent for a seal in the journal.
+func (l *live) cutReplayed(n *Node, length int64) {
+	if length < l.queued {
+		l.cut(n, length)
+	}
+}
+
+// restored checks an extent after replay and gives it its length. It is false
+// if something that was acknowledged is missing.
+func (n *Node) restored(x *extent) bool {
+	l := x.live
+	ok := l.failed == nil
+	if l.sealAt >= 0 {
+		l.cutReplayed(n, l.sealAt)
+	}
+	if !l.whole() && l.sealAt < 0 {
+		// The journal should have had the last sector. Only what is in the
+		// file counts.
+		n.opts.Log.Error("the end of an extent is missing from the journal", "node", n.opts.ID, "extent", x.id, "length", l.queued)
+		ok = false
+		l.failed = errDamaged
+		l.cut(n, l.index.Floor(sectorDown(l.flushed)))
+		l.release(n)
+		l.tailSeg = none
+	}
+	if end := l.index.Floor(l.queued); end != l.queued {
+		ok = false
+		l.failed = errDamaged
+		l.cut(n, end)
+	}
+	if l.sealAt >= 0 && l.sealAt > l.queued {
+		n.opts.Log.Error("a sealed extent is shorter than it must be", "node", n.opts.ID, "extent", x.id, "length", l.queued, "sealed", l.sealAt)
+		ok = false
+		l.failed = errDamaged
+		x.flags &^= flagSealed
+	} else if l.sealAt >= 0 {
+		x.flags |= flagClosed | flagSealed
+		x.flags &^= flagDoubtful
+		n.restingCount.Add(1)
+		n.activate(x)
+		if x.stateSeg == none {
+			x.stateSeg = n.journal.tail
+		}
+	}
+	if x.has(flagCreated) && !x.has(flagSealed) {
+		n.unsealed.Add(1)
+	}
+	if l.flushed > l.queued {
+		l.flushed = l.queued
+	}
+	x.durable.Store(l.queued)
+	if l.failed == nil && x.has(flagDoubtful) {
+		l.failed = errDamaged
+	}
+	if !ok {
+		x.flags |= flagClosed | flagDoubtful
+	}
+	if l.firstSeg != none || l.tailSeg != none || x.stateSeg != none {
+		n.activate(x)
+	}
+	return ok
+}
+
+// inventory compares the directory with what the node knows. Files that it
+// does not know are left alone.
+func (n *Node) inventory(gone map[extentstore.ExtentID]bool) error {
+	names, err := n.disk.List(extentDir)
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: %w", n.disk, err)
+	}
+	unknown, data, indexes := 0, 0, 0
+	var example string
+	for _, name := range names {
+		base, isIndex := strings.CutSuffix(name, indexSuffix)
+		id, err := extentstore.ParseExtentID(base)
+		x := n.extents[id]
+		if err != nil || id.String() != base || x == nil {
+			if err == nil && n.willRemove(id) {
+				continue
+			}
+			unknown++
+			example = name
+			continue
+		}
+		if isIndex {
+			indexes++
+			x.hasIndex = true
+		} else {
+			data++
+			x.dataName = true
+		}
+		x.named = x.dataName && x.hasIndex
+	}
+	if unknown > 0 {
+		n.opts.Log.Error("files of extents that this node does not know are left alone", "node", n.opts.ID, "files", unknown, "example", example)
+	}
+	missing := 0
+	for _, x := range n.extents {
+		if x.has(flagFinal) && x.durable.Load() > 0 && !x.named {
+			missing++
+			example = x.id.String()
+		}
+	}
+	if missing > 0 {
+		n.opts.Log.Error("files of sealed extents are missing", "node", n.opts.ID, "extents", missing, "example", example)
+	}
+	return nil
+}
+
+// willRemove reports whether an extent is deleted and waits for the flusher.
+func (n *Node) willRemove(id extentstore.ExtentID) bool {
+	for x := range n.active {
+		if x.id == id && x.has(flagDeleted) {
+			return true
+		}
+	}
+	return false
+}
+
+// settle makes the node ready to serve after replay, with the journal's writer
+// running. After damage nothing is left on the journal, so that it is not
+// found damaged again.
+func (n *Node) settle(damaged bool) error {
+	if damaged {
+		n.opts.Log.Error("journal or indexes are damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "node", n.opts.ID, "disk", n.disk.String())
+		for _, x := range n.extents {
+			if x.live == nil || x.has(flagSealed) {
+				continue
+			}
+			x.mu.Lock()
+			x.flags |= flagClosed | flagDoubtful
+			err := n.log(x, entryDoubt, 0, nil)
+			x.mu.Unlock()
+			if err != nil {
+				return err
+			}
+		}
+		_, err := n.round(true)
+		return err
+	}
+	if used, of := n.journal.used(); used > of-2*reserveSegments || used > of*3/4 {
+		_, err := n.round(true)
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/disk"
+)
+
+// space knows what is free on the data disk. What was promised to appends that
+// rest on the journal is taken off, since they must find room later.
+type space struct {
+	mu      sync.Mutex
+	last    disk.Space
+	at      time.Time
+	taken   int64 // bytes appended since at
+	reserve int64
+}
+
+const (
+	spaceEvery = 250 * time.Millisecond
+	// The last of the disk that even the stamp's own streams do not get: the
+	// flusher and the state log need it, so that deletes work on a full disk.
+	floorShare = 4 // of the reserve
+)
+
+// refresh asks the file system.
+func (s *space) refresh(n *Node) {
+	now, err := n.disk.Space()
+	if err != nil {
+		return // the figure of before stands; a broken disk shows elsewhere
+	}
+	s.mu.Lock()
+	s.last, s.at, s.taken = now, time.Now(), n.unflushed.Load()
+	s.mu.Unlock()
+}
+
+// take counts bytes that an append is going to need and reports whether the
+// disk has them: for user data above the reserve, else above the floor.
+func (s *space) take(n *Node, bytes int64, user bool) bool {
+	s.mu.Lock()
+	if time.Since(s.at) > spaceEvery {
+		s.at = time.Now() // one asks, others go on
+		s.mu.Unlock()
+		s.refresh(n)
+		s.mu.Lock()
+	}
+	defer s.mu.Unlock()
+	limit := s.reserve
+	if !user {
+		limit = s.reserve / floorShare
+	}
+	if s.last.Free-s.taken-bytes < limit {
+		return false
+	}
+	s.taken += bytes
+	return true
+}
+
+// Disk implements extentstore.ExtentNode.
+func (n *Node) Disk(context.Context) (extentstore.DiskState, error) {
+	n.space.refresh(n)
+	n.space.mu.Lock()
+	defer n.space.mu.Unlock()
+	s := extentstore.DiskState{
+		Capacity: n.space.last.Capacity,
+		Free:     max(0, n.space.last.Free-n.space.taken-n.space.reserve),
+		Reserve:  n.space.reserve,
+	}
+	if err := n.failure(); err != nil {
+		s.Failed = err.Error()
+	}
+	return s, nil
+}
+
+// admit lets an append in when there is room for it on the disk, in memory and
+// in the ring. It waits for the latter two.
+func (n *Node) admit(ctx context.Context, a *appending, size int64) error {
+	if !n.space.take(n, a.total, a.x.spec.kind.UserData()) {
+		return stamp.Errorf(stamp.Full, a.op, "extent %v: %s has no space above its reserve for %d bytes of %v", a.x.id, n.disk, a.total, a.x.spec.kind)
+	}
+	for !a.large() {
+		if n.unflushed.Load() < n.opts.MaxUnflushed {
+			break
+		}
+		freed := n.memoryWait()
+		if n.unflushed.Load() < n.opts.MaxUnflushed {
+			break
+		}
+		n.metrics.stall()
+		n.wake()
+		if err := n.waitFor(ctx, a.op, freed); err != nil {
+			return err
+		}
+	}
+	return n.admitJournal(ctx, a.op, size)
+}
+
+func (n *Node) admitJournal(ctx context.Context, op string, size int64) error {
+	err := n.journal.admit(ctx, size, n.wake)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return stamp.Errorf(stamp.Busy, op, "the journal is full: %w", err)
+	}
+	return n.unavailable(op, err)
+}
+
+// waitFor waits for a channel to close.
+func (n *Node) waitFor(ctx context.Context, op string, ch <-chan struct{}) error {
+	select {
+	case <-ch:
+		return nil
+	case <-n.down:
+		return n.serving(op)
+	case <-ctx.Done():
+		return stamp.Errorf(stamp.Busy, op, "too many appends wait for the data disk: %w", ctx.Err())
+	}
+}
+
+// memoryWait is closed when the flusher has next given memory back.
+func (n *Node) memoryWait() <-chan struct{} {
+	n.memoryMu.Lock()
+	defer n.memoryMu.Unlock()
+	return n.memoryCh
+}
+
+func (n *Node) memoryFreed() {
+	n.memoryMu.Lock()
+	defer n.memoryMu.Unlock()
+	close(n.memoryCh)
+	n.memoryCh = make(chan struct{})
+}
+
+// roomForExtent refuses new extents when there is no use in having them.
+func (n *Node) roomForExtent(op string, kind extentstore.StreamKind) error {
+	if n.unsealed.Load() >= n.maxUnsealed {
+		return stamp.Errorf(stamp.Busy, op, "%d extents are not sealed, the journal can hold the ends of no more", n.maxUnsealed)
+	}
+	if !n.space.take(n, 0, kind.UserData()) {
+		return stamp.Errorf(stamp.Full, op, "%s has no space above its reserve for %v", n.disk, kind)
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package node
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"stamp/extentstore"
+	"stamp/extentstore/disk"
+)
+
+// The state log says which extents a node has and in which state, so that a
+// start reads one small file instead of every extent's. A change of state is
+// first an entry of the journal and comes here before that part of the journal
+// is used again. Integers are little-endian.
+//
+// The file "state" is a sequence of groups, each begun at a multiple of 4096,
+// padded with zeros to one, and written once. A later record of an extent
+// replaces an earlier one. When most of the file is outdated, a new one with
+// one record per extent is written beside it and renamed over it.
+//
+//	offset  bytes  field
+//	0       4      magic "SXSL"
+//	4       2      version, 1
+//	6       2      zero
+//	8       8      position of the group in the file
+//	16      4      n, length of header and records, without padding
+//	20      4      CRC-32C of the bytes [0,20) and [24,n)
+//	24      ..     records
+//
+// A record:
+//
+//	0       8      id of the extent
+//	8       8      sealed length, or 0
+//	16      8      target size
+//	24      1      flags, see below
+//	25      ..     specification:
+//	                 1  kind of the stream
+//	                 1  number of replicas, the primary first
+//	                 for each: 1 length, then the node's id
+//
+// Damage: a bad group with no good one behind it is a write that a crash cut
+// short; what it held is still in the journal. Any other bad group is damage,
+// and the node refuses to open.
+const (
+	stateVersion   = 1
+	stateHeader    = 24
+	stateRecordMin = 27
+)
+
+// On disk: append only, never renumber.
+const (
+	flagCreated  = 1 << iota // the StreamManager has asked for this replica
+	flagClosed               // answered a seal
+	flagSealed               // has its final length
+	flagFinal                // and that is in the extent's file, all of it
+	flagDoubtful             // acknowledged bytes may be missing
+	flagDeleted              // is gone
+)
+
+var stateMagic = [4]byte{'S', 'X', 'S', 'L'}
+
+// extentState is one record.
+type extentState struct {
+	id     extentstore.ExtentID
+	length int64
+	target int64
+	flags  byte
+	spec   spec
+}
+
+// spec is the part of an ExtentSpec that never changes. Values are shared
+// between extents through specTable.
+type spec struct {
+	kind     extentstore.StreamKind
+	replicas []extentstore.NodeID
+}
+
+func appendSpec(dst []byte, s spec) []byte {
+	dst = append(dst, byte(s.kind), byte(len(s.replicas)))
+	for _, r := range s.replicas {
+		dst = append(dst, byte(len(r)))
+		dst = append(dst, r...)
+	}
+	return dst
+}
+
+// specTable makes equal specs share memory: a node has many extents and few
+// combinations of replicas.
+type specTable struct {
+	mu sync.Mutex
+	m  map[string]spec
+}
+
+// decode reads a spec from the beginning of p and returns its size.
+func (t *specTable) decode(p []byte) (spec, int, error) {
+	if len(p) < 2 || p[1] > extentstore.MaxReplicas {
+		return spec{}, 0, errors.New("specification of an extent is cut or has too many replicas")
+	}
+	n := 2
+	for range int(p[1]) {
+		if n >= len(p) || n+1+int(p[n]) > len(p) {
+			return spec{}, 0, errors.New("specification of an extent ends in a node's id")
+		}
+		n += 1 + int(p[n])
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, ok := t.m[string(p[:n])]; ok {
+		return s, n, nil
+	}
+	s := spec{kind: extentstore.StreamKind(p[0])}
+	for i := 2; i < n; i += 1 + int(p[i]) {
+		s.replicas = append(s.replicas, extentstore.NodeID(p[i+1:i+1+int(p[i])]))
+	}
+	if t.m == nil {
+		t.m = make(map[string]spec)
+	}
+	if len(t.m) < 10000 {
+		t.m[string(p[:n])] = s
+	}
+	return s, n, nil
+}
+
+// appendStateGroup encodes records as one group at the position in the file and
+// appends it, padded, to dst.
+func appendStateGroup(dst []byte, position int64, records []extentState) []byte {
+	base := len(dst)
+	dst = append(dst, stateMagic[:]...)
+	dst = binary.LittleEndian.AppendUint16(dst, stateVersion)
+	dst = append(dst, 0, 0)
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(position))
+	dst = append(dst, make([]byte, 8)...)
+	for i := range records {
+		r := &records[i]
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.id))
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.length))
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.target))
+		dst = append(dst, r.flags)
+		dst = appendSpec(dst, r.spec)
+	}
+	g := dst[base:]
+	binary.LittleEndian.PutUint32(g[16:], uint32(len(g)))
+	binary.LittleEndian.PutUint32(g[20:], stateSum(g))
+	return append(dst, make([]byte, sectorUp(int64(len(g)))-int64(len(g)))...)
+}
+
+func stateSum(g []byte) uint32 {
+	return extentstore.ChecksumUpdate(extentstore.Checksum(g[:20]), g[stateHeader:])
+}
+
+// decodeStateGroup calls fn for the records of the group at the beginning of p,
+// which stands at the given position, and returns its size with padding.
+func decodeStateGroup(p []byte, position int64, specs *specTable, fn func(extentState)) (int, error) {
+	if len(p) < stateHeader || [4]byte(p) != stateMagic {
+		return 0, errors.New("not a group of the state log")
+	}
+	n := int64(binary.LittleEndian.Uint32(p[16:]))
+	if n < stateHeader || n > int64(len(p)) {
+		return 0, fmt.Errorf("group of %d bytes in a state log that ends after %d", n, len(p))
+	}
+	if got, want := stateSum(p[:n]), binary.LittleEndian.Uint32(p[20:]); got != want {
+		return 0, fmt.Errorf("group of the state log: checksum %08x, want %08x", got, want)
+	}
+	if v := binary.LittleEndian.Uint16(p[4:]); v != stateVersion {
+		return 0, fmt.Errorf("state log of version %d, this program reads up to %d", v, stateVersion)
+	}
+	if got := int64(binary.LittleEndian.Uint64(p[8:])); got != position {
+		return 0, fmt.Errorf("group of the state log belongs to position %d, not %d", got, position)
+	}
+	for r := p[stateHeader:n]; len(r) > 0; {
+		if len(r) < stateRecordMin {
+			return 0, errors.New("group of the state log ends in a record")
+		}
+		s := extentState{
+			id:     extentstore.ExtentID(binary.LittleEndian.Uint64(r)),
+			length: int64(binary.LittleEndian.Uint64(r[8:])),
+			target: int64(binary.LittleEndian.Uint64(r[16:])),
+			flags:  r[24],
+		}
+		sp, size, err := specs.decode(r[25:])
+		if err != nil {
+			return 0, err
+		}
+		if s.length < 0 {
+			return 0, fmt.Errorf("state log: extent %v has length %d", s.id, s.length)
+		}
+		s.spec = sp
+		fn(s)
+		r = r[25+size:]
+	}
+	return int(sectorUp(n)), nil
+}
+
+const (
+	stateName    = "state"
+	stateNewName = "state.new"
+)
+
+// stateLog is the open file. One goroutine uses it at a time.
+type stateLog struct {
+	d    disk.Disk
+	f    disk.File
+	size int64
+}
+
+// openStateLog reads the log and calls fn for each record in order.
+func openStateLog(d disk.Disk, specs *specTable, fn func(extentState)) (*stateLog, error) {
+	if err := d.Remove(stateNewName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := d.Open(stateName, disk.Direct)
+	if err != nil {
+		return nil, err
+	}
+	l := &stateLog{d: d, f: f}
+	if err := l.read(specs, fn); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *stateLog) read(specs *specTable, fn func(extentState)) error {
+	p, err := disk.ReadFile(l.d, stateName)
+	if err != nil {
+		return err
+	}
+	for int64(len(p)) > l.size {
+		n, err := decodeStateGroup(p[l.size:], l.size, specs, fn)
+		if err != nil {
+			if at, ok := nextStateGroup(p, l.size); ok {
+				return fmt.Errorf("state log is damaged at %d (%w), with a good group at %d", l.size, err, at)
+			}
+			break
+		}
+		l.size += int64(n)
+	}
+	return nil
+}
+
+// nextStateGroup looks for a good group behind a bad one.
+func nextStateGroup(p []byte, bad int64) (int64, bool) {
+	var specs specTable
+	for at := bad + extentstore.SectorSize; at < int64(len(p)); at += extentstore.SectorSize {
+		if _, err := decodeStateGroup(p[at:], at, &specs, func(extentState) {}); err == nil {
+			return at, true
+		}
+	}
+	return 0, false
+}
+
+// append makes records durable.
+func (l *stateLog) append(records []extentState) error {
+	for len(records) > 0 {
+		n := min(len(records), 20000) // bounds the memory for a group
+		if err := l.appendGroup(records[:n]); err != nil {
+			return err
+		}
+		records = records[n:]
+	}
+	return l.f.Sync()
+}
+
+func (l *stateLog) appendGroup(records []extentState) error {
+	g := appendStateGroup(nil, l.size, records)
+	b := disk.GetBuffer(len(g))
+	defer b.Put()
+	copy(b.B, g)
+	if _, err := l.f.WriteAt(b.B[:len(g)], l.size); err != nil {
+		return err
+	}
+	l.size += int64(len(g))
+	return nil
+}
+
+// outdated reports whether a rewrite is worth it, for a node that has alive
+// extents.
+func (l *stateLog) outdated(alive int) bool {
+	return l.size > 1<<20 && l.size > 4*int64(alive)*64
+}
+
+// createStateLog writes a log of records and makes it the node's one, durably.
+func createStateLog(d disk.Disk, records []extentState) (*stateLog, error) {
+	if err := d.Remove(stateNewName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := d.Create(stateNewName, disk.Direct)
+	if err != nil {
+		return nil, err
+	}
+	l := &stateLog{d: d, f: f}
+	err = l.append(records)
+	if err == nil {
+		err = d.Rename(stateNewName, stateName)
+	}
+	if err == nil {
+		err = d.SyncDir(".")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return l, nil
+}
