@@ -116,7 +116,7 @@ func (fs *fileSystem) withRef(n *node, fn func(ref file.Ref) error) error {
 func (fs *fileSystem) commit(ctx context.Context, n *node, req file.CommitRequest) (attr file.Attr, err error) {
 	edits := req.Edits
 	for len(edits) > file.MaxEdits { // scattered beyond what fits into one commit
-		part := file.CommitRequest{Truncate: req.Truncate, Edits: edits[:file.MaxEdits]}
+		part := file.CommitRequest{Truncate: req.Truncate, Edits: edits[:file.MaxEdits], KeepPieces: true}
 		if err := fs.commitOnce(ctx, n, part, &attr); err != nil {
 			return attr, err
 		}
@@ -129,7 +129,7 @@ func (fs *fileSystem) commit(ctx context.Context, n *node, req file.CommitReques
 
 func (fs *fileSystem) commitOnce(ctx context.Context, n *node, req file.CommitRequest, attr *file.Attr) error {
 	return fs.withRef(n, func(ref file.Ref) (err error) {
-		req.Ref = ref
+		req.Ref, req.By = ref, fs.sessionID()
 		*attr, err = fs.service.Commit(ctx, req)
 		return err
 	})

@@ -39,7 +39,7 @@ func (fs *fileSystem) create(in *gofuse.InHeader, name string, req file.CreateRe
 	if dir == fs.tree.root && req.Type != file.Directory {
 		return nil, file.Attr{}, false, gofuse.EPERM // only containers stand there
 	}
-	req.Name, req.UID, req.GID = name, in.Uid, in.Gid
+	req.Name, req.UID, req.GID, req.By = name, in.Uid, in.Gid, fs.sessionID()
 	tick := fs.tick.Load()
 	var a file.Attr
 	created := false
@@ -136,7 +136,7 @@ func (fs *fileSystem) remove(in *gofuse.InHeader, name string, directory bool) g
 	if status != gofuse.OK {
 		return status
 	}
-	req := file.RemoveRequest{Directory: directory}
+	req := file.RemoveRequest{Directory: directory, By: fs.sessionID()}
 	n := fs.tree.child(dir, name)
 	if n != nil {
 		n.life.Lock()
@@ -218,7 +218,7 @@ func (fs *fileSystem) rename(from, to *node, oldName, newName string, noReplace 
 	}
 	fs.naming.RLock()
 	defer fs.naming.RUnlock()
-	req := file.RenameRequest{From: fs.tree.ref(n), To: fs.tree.ref(to).Child(newName), NoReplace: noReplace}
+	req := file.RenameRequest{From: fs.tree.ref(n), To: fs.tree.ref(to).Child(newName), NoReplace: noReplace, By: fs.sessionID()}
 	if req.From.Container != req.To.Container {
 		return gofuse.EXDEV
 	}

@@ -171,6 +171,9 @@ type CommitRequest struct {
 	// Extend, unless nil, is the least length of the file afterwards.
 	Extend *int64
 	Set    Set
+	// KeepPieces says that a later commit uses the same pieces.
+	KeepPieces bool
+	By         SessionID // who asks, so that it is not told of its own change
 }
 
 // changesContent reports whether r does more than set attributes.
@@ -202,6 +205,7 @@ type CreateRequest struct {
 	// Exclusive makes it Exists if the name is taken; else a regular file
 	// that is there already is returned as it is.
 	Exclusive bool
+	By        SessionID
 }
 
 // A RemoveRequest unlinks a file or removes an empty directory.
@@ -212,6 +216,7 @@ type RemoveRequest struct {
 	// Keep, unless 0, is the session in which the file is open: it stays
 	// readable and writable there until it is dropped.
 	Keep SessionID
+	By   SessionID
 }
 
 // A RenameRequest moves a file, or a directory with all that lies in it.
@@ -222,6 +227,7 @@ type RenameRequest struct {
 	NoReplace bool
 	// Keep, unless 0, is the session that has the file open that is replaced.
 	Keep SessionID
+	By   SessionID
 }
 
 // Renamed is what a rename did.

@@ -320,7 +320,7 @@ type BlobRow struct {
 	// blocks_id. Absent after Put Blob or a write through the mount.
 	Blocks        []byte `protobuf:"bytes,15,opt,name=blocks,proto3" json:"blocks,omitempty"`
 	BlocksId      uint64 `protobuf:"fixed64,19,opt,name=blocks_id,json=blocksId,proto3" json:"blocks_id,omitempty"`
-	FileId        uint64 `protobuf:"fixed64,16,opt,name=file_id,json=fileId,proto3" json:"file_id,omitempty"` // inode number in the mount, 0 until it asks
+	FileId        uint64 `protobuf:"fixed64,16,opt,name=file_id,json=fileId,proto3" json:"file_id,omitempty"` // inode number in the mount: the first version of the row that was there
 	Posix         *Posix `protobuf:"bytes,17,opt,name=posix,proto3" json:"posix,omitempty"`
 	AccessTier    string `protobuf:"bytes,18,opt,name=access_tier,json=accessTier,proto3" json:"access_tier,omitempty"` // as the client set it, empty: inferred
 	unknownFields protoimpl.UnknownFields
