@@ -131,8 +131,9 @@ func New(opts Options) (*FrontEnd, error) {
 }
 
 // Serve answers requests to a service on a listener until ctx ends, then
-// gives those under way StopGrace, and closes the listener. It returns nil after
-// that, and else why it could not go on.
+// gives those under way StopGrace, breaks off the others, and closes the
+// listener. It returns when the last one has ended: nil if ctx has, and else why
+// it could not go on.
 func (f *FrontEnd) Serve(ctx context.Context, ln net.Listener, service Service) error {
 	if f.opts.TLS != nil {
 		config := f.opts.TLS.Clone()
@@ -140,9 +141,10 @@ func (f *FrontEnd) Serve(ctx context.Context, ln net.Listener, service Service) 
 		ln = tls.NewListener(ln, config)
 	}
 	w := newWatch(f.opts.StallTimeout)
+	running := newGate()
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	server := &http.Server{
-		Handler:           f.Handler(service),
+		Handler:           running.around(f.Handler(service)),
 		ReadHeaderTimeout: f.opts.HeaderTimeout,
 		IdleTimeout:       f.opts.IdleTimeout,
 		MaxHeaderBytes:    maxHead,
@@ -165,6 +167,7 @@ func (f *FrontEnd) Serve(ctx context.Context, ln net.Listener, service Service) 
 			server.Close()
 		}
 		stop()
+		running.shut()
 	})
 	err := server.Serve(&listener{Listener: ln, watch: w, secure: f.opts.TLS != nil})
 	if !errors.Is(err, http.ErrServerClosed) {
@@ -175,6 +178,45 @@ func (f *FrontEnd) Serve(ctx context.Context, ln net.Listener, service Service) 
 		return nil
 	}
 	return err
+}
+
+// gate counts the handlers that run, so that Serve can outlive them all: what
+// they use is closed after it.
+type gate struct {
+	running atomic.Int64
+	stopped atomic.Bool
+	idle    chan struct{} // told when the last one ends after stopped
+}
+
+func newGate() *gate { return &gate{idle: make(chan struct{}, 1)} }
+
+// around counts h.
+func (g *gate) around(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.running.Add(1)
+		defer g.leave()
+		if g.stopped.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (g *gate) leave() {
+	if g.running.Add(-1) == 0 && g.stopped.Load() {
+		select {
+		case g.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// shut lets no handler begin any more and waits for those that run.
+func (g *gate) shut() {
+	g.stopped.Store(true)
+	for g.running.Load() > 0 {
+		<-g.idle
+	}
 }
 
 // Handler answers requests to a service. Serve does more: it cuts off slow
@@ -236,6 +278,9 @@ func (f *FrontEnd) finish(r *Request, err error) {
 	if err != nil {
 		f.logFailure(r, err, code)
 		if r.status == 0 {
+			if code != ServerBusy {
+				r.drain()
+			}
 			r.writeError(err)
 		}
 	} else if r.status == 0 {

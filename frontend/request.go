@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"stamp"
@@ -222,3 +223,27 @@ func (r *Request) Read(p []byte) (int, error) {
 }
 
 var _ io.Reader = (*Request)(nil)
+
+// maxDrain is how much of a body is read only so that the client, which sends
+// all of it before it looks for an answer, gets to see the error. net/http
+// would close the connection under it after 256 KiB.
+const maxDrain = 8 << 20
+
+// drain reads the rest of the body. A client that waits for a 100 (Continue)
+// has not sent it.
+func (r *Request) drain() {
+	if n := r.HTTP.ContentLength; n > maxDrain || n == 0 || r.Header("Expect") != "" {
+		return
+	}
+	b := drainBuffers.Get().(*[16 << 10]byte)
+	defer drainBuffers.Put(b)
+	for read := 0; read <= maxDrain; {
+		n, err := r.Read(b[:])
+		if err != nil {
+			return
+		}
+		read += n
+	}
+}
+
+var drainBuffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
