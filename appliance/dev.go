@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -74,7 +75,7 @@ func OpenDev(ctx context.Context, opts DevOptions) (*Dev, error) {
 	opts.fill()
 	d := &Dev{opts: opts, log: opts.Log, started: time.Now(), registry: newRegistry(opts.Version), failed: make(chan error, 1), stop: make(chan struct{})}
 	for _, step := range []func(context.Context) error{
-		d.openLocation, d.openPorts, d.claimLocation, d.serveHealth,
+		d.openLocation, d.checkMount, d.openPorts, d.claimLocation, d.serveHealth,
 		d.openStreamLayer, d.openPartitionLayer, d.openServices,
 		d.serveAdmin, d.serveFrontEnd, d.mount, d.announce,
 	} {
@@ -202,6 +203,7 @@ func (d *Dev) prepareDisk(dir string, node extentstore.NodeID) error {
 	if err != nil {
 		return stamp.Errorf(stamp.Unavailable, "appliance.OpenDev", "disk %s of ExtentNode %s cannot be read: %w", dir, node, err)
 	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "lost+found" })
 	if len(entries) == 0 {
 		return stamp.Errorf(stamp.Unavailable, "appliance.OpenDev", "disk %s of ExtentNode %s is empty: is it mounted?", dir, node)
 	}

@@ -3,7 +3,10 @@ package appliance
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"stamp"
 	"stamp/appliance/admin"
@@ -14,6 +17,7 @@ import (
 	"stamp/extentstore/stream"
 	"stamp/partition/account"
 	"stamp/partition/blob"
+	"stamp/partition/file"
 	"stamp/partition/server"
 )
 
@@ -25,6 +29,7 @@ type roles struct {
 	ranges   *server.Server
 	accounts *account.Service
 	blobs    *blob.Service
+	files    *file.Service
 }
 
 // nodes finds the ExtentNodes of this process.
@@ -77,17 +82,18 @@ func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
 	if err != nil {
 		return err
 	}
-	d.onClose("disk "+ld.Dir, func(context.Context) error { return dir.Close() })
+	n := int64(len(d.loc.label.Disks))
 	en, err := node.Open(ctx, node.Options{
 		ID: ld.Node, Stamp: d.loc.label.Stamp, Disk: dir, Peers: d.nodes,
 		JournalSize: d.sizes.journal, Reserve: d.sizes.reserve,
-		Log: d.log, Metrics: d.registry,
+		MaxUnflushed: unflushed / n, IndexCache: indexCache / n,
+		Log: d.log.With("node", ld.Node), Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": string(ld.Node)}, d.registry),
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, dir.Close())
 	}
 	d.nodes[ld.Node] = en
-	d.onClose("extent node "+string(ld.Node), func(context.Context) error { return en.Close() })
+	d.onClose("extent node "+string(ld.Node), func(context.Context) error { return en.Shutdown() })
 	return nil
 }
 
@@ -145,6 +151,13 @@ func (d *Dev) openServices(ctx context.Context) error {
 		return err
 	}
 	d.onClose("blob service", func(context.Context) error { return d.blobs.Close() })
+	d.files, err = file.Open(ctx, file.Options{
+		Blobs: d.blobs, Range: d.ranges.Range(server.Blob), Space: d.space, Log: d.log, Metrics: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose("file service", func(context.Context) error { return d.files.Close() })
 	return nil
 }
 

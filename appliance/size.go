@@ -61,9 +61,12 @@ func limitMemory() {
 	}
 }
 
-// blockCache is how many bytes of rows all RangePartitions keep in memory.
-const blockCache = 64 << 20
-
-// uploadBuffers is how many bytes of requests may be on their way from all
-// clients to the blob data stream.
-const uploadBuffers = 128 << 20
+// What the roles may keep in memory, in bytes. Together with what requests
+// hold they stay under the soft limit.
+const (
+	blockCache    = 64 << 20 // blocks of rows, of all RangePartitions
+	uploadBuffers = 96 << 20 // bytes of requests on their way to the blob data stream
+	unflushed     = 48 << 20 // appends that rest on the journals of all ExtentNodes
+	indexCache    = 32 << 20 // indexes of sealed extents, of all ExtentNodes
+	mountMemory   = 64 << 20 // written files that wait to be handed over
+)
