@@ -75,6 +75,10 @@ func (l logger) Infof(format string, args ...any) {
 }
 
 func (l logger) Errorf(format string, args ...any) {
+	if l.r.ops.Load() < 0 { // it is closing: compactions are interrupted
+		l.Infof(format, args...)
+		return
+	}
 	l.r.log.Warn("pebble", "text", fmt.Sprintf(format, args...))
 }
 

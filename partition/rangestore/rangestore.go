@@ -58,6 +58,8 @@ type Terminal interface {
 	Overlay(cause error)
 	// Stalled is nil, or says why writes are stuck at the moment.
 	Stalled() error
+	// Interrupt makes running compactions fail soon.
+	Interrupt()
 }
 
 // Options configures a Range. The zero value of a field is usable except
@@ -363,6 +365,9 @@ func (r *Range) Close(ctx context.Context) error {
 	}
 	close(r.stop)
 	<-r.watched
+	if r.terminal != nil {
+		r.terminal.Interrupt()
+	}
 	if r.ops.Add(-closingBias) != -closingBias {
 		select {
 		case <-r.drained:

@@ -24,6 +24,7 @@ type fakeStamp struct {
 	fault   func(op, name string) error // asked before each operation takes effect, without mu
 	delay   time.Duration               // of each append
 	appends int
+	read    func() // called before each read, without mu
 	nextID  extentstore.ExtentID
 }
 
@@ -197,6 +198,11 @@ func (h *fakeHandle) Append(ctx context.Context, blocks ...extentstore.Block) er
 
 func (h *fakeHandle) ReadAt(_ context.Context, p []byte, offset int64) (int, error) {
 	h.f.s.mu.Lock()
+	if hook := h.f.s.read; hook != nil {
+		h.f.s.mu.Unlock()
+		hook()
+		h.f.s.mu.Lock()
+	}
 	defer h.f.s.mu.Unlock()
 	n := copy(p, h.st.data[min(offset, int64(len(h.st.data))):])
 	if n < len(p) {
@@ -230,4 +236,10 @@ func (s *fakeStamp) setFault(fault func(op, name string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fault
+}
+
+func (s *fakeStamp) setReadHook(hook func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.read = hook
 }

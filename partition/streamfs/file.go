@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"stamp"
 )
 
 // file is a handle of an inode.
@@ -78,6 +80,9 @@ func (f *file) Close() error {
 func (f *file) ReadAt(p []byte, offset int64) (int, error) {
 	if !f.sequential {
 		return f.i.readAt(p, offset)
+	}
+	if f.i.fs.interrupted.Load() {
+		return 0, stamp.Errorf(stamp.Unavailable, "streamfs.Read", "%s: compactions are interrupted", f.i.fs.streams.Name())
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -105,6 +105,8 @@ type FS struct {
 	bg     sync.WaitGroup // creations, early appends and seals under way
 	watch  chan struct{}  // closed when the watcher has returned
 
+	interrupted atomic.Bool
+
 	logSince atomic.Int64 // unix nanoseconds when the running commit log append began, 0 if none
 	stall    atomic.Pointer[error]
 
@@ -224,6 +226,10 @@ func (fs *FS) Stalled() error {
 	}
 	return nil
 }
+
+// Interrupt makes the sequential reads of compactions fail from now on, so
+// that a Pebble that is being closed does not wait for them to finish.
+func (fs *FS) Interrupt() { fs.interrupted.Store(true) }
 
 // Close waits for what is under way in the background. The files must have
 // been closed before. If ctx ends first, the rest is given up.
