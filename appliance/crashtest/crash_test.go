@@ -22,6 +22,17 @@ import (
 // rounds is what ROUNDS says.
 func rounds(t *testing.T) int { return envInt(t, "ROUNDS", 50) }
 
+// cuts is how often power is cut: a third of the rounds, which take longer.
+func cuts(t *testing.T) int {
+	n := rounds(t) / 3
+	if short() {
+		n /= 3
+	}
+	return max(n, 1)
+}
+
+func short() bool { return os.Getenv("SHORT") != "" }
+
 func envInt(t *testing.T, name string, n int) int {
 	t.Helper()
 	if v := os.Getenv(name); v != "" {
@@ -60,13 +71,13 @@ func TestKill(t *testing.T) {
 // TestPowerCut loses all that was not synced.
 func TestPowerCut(t *testing.T) {
 	all := func(*rand.Rand) float64 { return 1 }
-	crash(t, newPowerPlug(t, powerfs.Options{SyncDelay: 2 * time.Millisecond}, all), max(rounds(t)/3, 1))
+	crash(t, newPowerPlug(t, powerfs.Options{SyncDelay: 2 * time.Millisecond}, all), cuts(t))
 }
 
 // TestTornPowerCut loses a part of what was not synced, and tears writes.
 func TestTornPowerCut(t *testing.T) {
 	some := func(r *rand.Rand) float64 { return r.Float64() }
-	crash(t, newPowerPlug(t, powerfs.Options{SyncDelay: 2 * time.Millisecond}, some), max(rounds(t)/3, 1))
+	crash(t, newPowerPlug(t, powerfs.Options{SyncDelay: 2 * time.Millisecond}, some), cuts(t))
 }
 
 // TestXFSPowerCut lets a real file system recover.
@@ -75,7 +86,7 @@ func TestXFSPowerCut(t *testing.T) {
 	if err != nil {
 		t.Skipf("no XFS on a loop device here: %v", err)
 	}
-	crash(t, p, max(rounds(t)/5, 1))
+	crash(t, p, cuts(t))
 }
 
 // crash runs rounds of load, cut, restart and verification.
@@ -194,7 +205,10 @@ func keep(location string) string {
 // TestStartWithManyBlobs measures how long a start takes, after a kill, when
 // there is much to start with.
 func TestStartWithManyBlobs(t *testing.T) {
-	n := envInt(t, "BLOBS", 100_000)
+	n := 100_000
+	if short() {
+		n = 20_000
+	}
 	p := stamptest.StartProcess(t, stamptest.ProcessOptions{Location: filepath.Join(workDir(t), "stamp"), Args: []string{"--silent"}})
 	if err := createContainer(p.Client()); err != nil {
 		t.Fatal(err)
