@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -135,5 +134,4 @@ func TestLargeFile(t *testing.T) {
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("read %d bytes, %v, want %d the same", len(got), err, len(want))
 	}
-	_ = fmt.Sprint()
 }
