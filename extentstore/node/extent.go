@@ -278,7 +278,7 @@ func (l *live) dropFlushed(n *Node, length int64) {
 			l.drop(n, c)
 			continue
 		}
-		if c.start < whole && c.end-whole <= minChunk && len(c.buf.B) > minChunk {
+		if c.end-whole <= minChunk && len(c.buf.B) > minChunk {
 			small := newChunk(whole, minChunk)
 			small.end = c.end
 			copy(small.buf.B, c.bytes(whole, c.end))

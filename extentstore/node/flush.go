@@ -261,6 +261,7 @@ func (n *Node) beginFlush(x *extent) (*flushing, bool) {
 		for _, p := range f.pieces {
 			p.c.release()
 		}
+		l.dropFlushed(n, f.from) // a failed append may have left memory behind
 		return nil, false
 	}
 	return f, true
