@@ -73,6 +73,7 @@ test-clients: build
 # Kill the server ROUNDS times, then cut its power, at random moments. SEED
 # repeats the operations of a run; SHORT=1 cuts fewer times.
 crash: build
+	@.ci/setup crash
 	go test -tags crash -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)') -v ./appliance/crashtest/...
 
 clean:
