@@ -57,8 +57,8 @@ fuzz:
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
-# Stamp beside the floor, MinIO and Azurite in one run, about ten minutes, and
-# half an hour more the first time, when MinIO is built. The figures go to
+# Stamp beside the floor, MinIO and Azurite in one run, about 15 minutes, and
+# some more the first time, when MinIO is built. The figures go to
 # COMPARE_OUT and to docs/performance.md by hand.
 bench-compare: build
 	@.ci/setup clients
