@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,12 +112,17 @@ func (c *Client) Path(name string) string { return c.base + "/" + name }
 // the status. It returns an error only when there was no whole answer: the
 // request may then have taken effect or not.
 func (c *Client) Do(r *Request, w io.Writer) (status int, err error) {
+	return c.do(r, func(int) io.Writer { return w })
+}
+
+// do is Do with a writer that depends on the status.
+func (c *Client) do(r *Request, to func(status int) io.Writer) (status int, err error) {
 	c.buf = c.sign.append(c.buf[:0], c.host, time.Now(), r)
 	resp, err := c.conn.roundTrip(c.buf, r.Body, r.Method == "HEAD")
 	if err != nil {
 		return 0, fmt.Errorf("%s %s: %w", r.Method, r.Path, err)
 	}
-	if _, err := c.conn.body(resp, w); err != nil {
+	if _, err := c.conn.body(resp, to(resp.status)); err != nil {
 		return 0, fmt.Errorf("%s %s: body: %w", r.Method, r.Path, err)
 	}
 	return resp.status, nil
@@ -128,29 +134,20 @@ func (c *Client) Header(name string) string { return c.conn.header(name) }
 // want does r and makes any status but those wanted a *StatusError.
 func (c *Client) want(r *Request, w io.Writer, wanted ...int) error {
 	var reason bytes.Buffer
-	c.buf = c.sign.append(c.buf[:0], c.host, time.Now(), r)
-	resp, err := c.conn.roundTrip(c.buf, r.Body, r.Method == "HEAD")
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", r.Method, r.Path, err)
-	}
-	ok := false
-	for _, s := range wanted {
-		ok = ok || s == resp.status
-	}
-	if !ok {
-		w = &reason
-	}
-	if _, err := c.conn.body(resp, w); err != nil {
-		return fmt.Errorf("%s %s: body: %w", r.Method, r.Path, err)
-	}
-	if ok {
-		return nil
+	status, err := c.do(r, func(status int) io.Writer {
+		if slices.Contains(wanted, status) {
+			return w
+		}
+		return &reason
+	})
+	if err != nil || slices.Contains(wanted, status) {
+		return err
 	}
 	code := c.Header("x-ms-error-code")
 	if code == "" {
 		code = reason.String()[:min(reason.Len(), 300)]
 	}
-	return &StatusError{Method: r.Method, Path: r.Path, Status: resp.status, Code: code}
+	return &StatusError{Method: r.Method, Path: r.Path, Status: status, Code: code}
 }
 
 // CreateContainer creates a container (an S3 bucket).
