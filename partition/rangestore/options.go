@@ -31,7 +31,7 @@ const (
 )
 
 // pebbleOptions are fixed in code: nothing here is a knob.
-func pebbleOptions(opts Options, log pebble.Logger) *pebble.Options {
+func pebbleOptions(opts Options, share *registration, log pebble.Logger) *pebble.Options {
 	o := &pebble.Options{
 		FS:                          opts.FS,
 		Cache:                       opts.Cache,
@@ -53,8 +53,18 @@ func pebbleOptions(opts Options, log pebble.Logger) *pebble.Options {
 	if o.Cache == nil {
 		o.CacheSize = ownCacheSize
 	}
-	o.EventListener.BackgroundError = func(err error) { log.Errorf("background error: %v", err) }
-	o.Experimental.CompactionScheduler = opts.Scheduler
+	if share != nil {
+		o.Experimental.CompactionScheduler = share
+		o.EventListener.BackgroundError = func(err error) {
+			share.failed()
+			log.Errorf("background error: %v", err)
+		}
+		o.EventListener.CompactionEnd = func(info pebble.CompactionInfo) {
+			if info.Err == nil {
+				share.succeeded()
+			}
+		}
+	}
 	o.TargetFileSizes[0] = targetFileSize
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = blockSize

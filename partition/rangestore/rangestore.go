@@ -65,16 +65,16 @@ type Terminal interface {
 // Options configures a Range. The zero value of a field is usable except
 // where it says Required.
 type Options struct {
-	Name         string                     // Required: names the range in logs, metrics and errors.
-	FS           vfs.FS                     // Required. One that implements Terminal is asked for its state.
-	Dir          string                     // Directory within FS; "" is its root, "/".
-	Fenced       func() bool                // Asked in addition to FS; nil means never.
-	Cache        *pebble.Cache              // Shared cache of blocks; nil means an own one of 8 MiB.
-	FileCache    *pebble.FileCache          // Shared cache of open files; nil means an own one.
-	Scheduler    pebble.CompactionScheduler // One registration of a shared scheduler; nil means Pebble's own.
-	MemTableSize int                        // 0 means 32 MiB.
-	Log          *slog.Logger               // nil means discard.
-	Metrics      prometheus.Registerer      // nil means none.
+	Name         string                // Required: names the range in logs, metrics and errors.
+	FS           vfs.FS                // Required. One that implements Terminal is asked for its state.
+	Dir          string                // Directory within FS; "" is its root, "/".
+	Fenced       func() bool           // Asked in addition to FS; nil means never.
+	Cache        *pebble.Cache         // Shared cache of blocks; nil means an own one of 8 MiB.
+	FileCache    *pebble.FileCache     // Shared cache of open files; nil means an own one.
+	Scheduler    *Scheduler            // Shared by ranges; nil means an own one that is open after Open.
+	MemTableSize int                   // 0 means 32 MiB.
+	Log          *slog.Logger          // nil means discard.
+	Metrics      prometheus.Registerer // nil means none.
 }
 
 // DefaultMemTableSize is the memtable size of a range that does not say.
@@ -95,6 +95,8 @@ type Range struct {
 	gate     gate
 	ids      ids
 	metrics  *metrics
+	share    *registration
+	own      *Scheduler // nil if share is of a shared one
 
 	admit   chan struct{} // a token per commit in flight, MaxInFlight of them
 	commits chan *commit  // from Update to settle, in nearly the order of the log
@@ -150,12 +152,23 @@ func Open(ctx context.Context, opts Options) (*Range, error) {
 	r.latches.init()
 	patience := make(chan struct{})
 	r.patience.Store(&patience)
+	if opts.Scheduler == nil {
+		r.own = NewScheduler(1)
+		opts.Scheduler = r.own
+	}
+	r.share = opts.Scheduler.share(r.interrupt)
 	var err error
 	if r.db, err = openPebble(opts, r); err != nil {
+		r.share.leave()
+		r.closeOwn()
 		return nil, &stamp.Error{Op: "rangestore.Open", What: fmt.Sprintf("range %s: %v", opts.Name, err), Kind: openKind(err), Err: err}
 	}
 	if err := r.ids.load(r.db); err != nil {
+		defer r.closeOwn()
 		return nil, errors.Join(stamp.Errorf(stamp.KindOf(err), "rangestore.Open", "range %s: %w", opts.Name, err), r.db.Close())
+	}
+	if r.own != nil {
+		r.own.Open()
 	}
 	r.metrics = newMetrics(opts.Metrics, r)
 	go r.settle()
@@ -176,7 +189,7 @@ func openPebble(opts Options, r *Range) (db *pebble.DB, err error) {
 			err = fmt.Errorf("pebble: %v", p)
 		}
 	}()
-	return pebble.Open(opts.Dir, pebbleOptions(opts, logger{r}))
+	return pebble.Open(opts.Dir, pebbleOptions(opts, r.share, logger{r}))
 }
 
 func openKind(err error) stamp.Kind {
@@ -236,6 +249,21 @@ func (r *Range) finish(err error) {
 	if r.err == nil {
 		r.err = err
 		close(r.done)
+		r.share.close() // what a range without a future compacts is thrown away
+	}
+}
+
+// interrupt runs when no further compaction can begin: those that run should
+// fail soon, so that closing does not wait for them.
+func (r *Range) interrupt() {
+	if r.terminal != nil {
+		r.terminal.Interrupt()
+	}
+}
+
+func (r *Range) closeOwn() {
+	if r.own != nil {
+		r.own.Close()
 	}
 }
 
@@ -343,6 +371,17 @@ func (r *Range) Compact(ctx context.Context, lower, upper []byte) error {
 		return err
 	}
 	defer r.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with this call
+		select {
+		case <-r.stop:
+			cancel()
+		case <-r.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	if err := r.db.Compact(ctx, lower, upper, false); err != nil {
 		return stamp.Errorf(stamp.KindOf(err), "rangestore.Compact", "range %s: %w", r.name, err)
 	}
@@ -365,9 +404,6 @@ func (r *Range) Close(ctx context.Context) error {
 	}
 	close(r.stop)
 	<-r.watched
-	if r.terminal != nil {
-		r.terminal.Interrupt()
-	}
 	if r.ops.Add(-closingBias) != -closingBias {
 		select {
 		case <-r.drained:
@@ -399,6 +435,7 @@ func (r *Range) Close(ctx context.Context) error {
 		}
 	}
 	r.finish(r.errClosed())
+	r.closeOwn()
 	r.metrics.unregister()
 	if err != nil {
 		return stamp.Errorf(stamp.Other, "rangestore.Close", "range %s: %w", r.name, err)

@@ -200,7 +200,7 @@ func TestGolden(t *testing.T) {
 	}
 	golden("sum.v1", fmt.Appendf(nil, "%x %x %x", EncodeSum(0), EncodeSum(-2), EncodeSum(0x0102030405060708)))
 	golden("ids.v1", fmt.Appendf(nil, "%x", idsKey))
-	o := pebbleOptions(Options{FS: vfs.NewMem(), MemTableSize: 1 << 20}, logger{})
+	o := pebbleOptions(Options{FS: vfs.NewMem(), MemTableSize: 1 << 20}, nil, logger{})
 	golden("options.v1", fmt.Appendf(nil, "%s %s %d", o.Comparer.Name, o.Merger.Name, uint64(o.FormatMajorVersion)))
 	if o.Comparer.Name != comparerName || o.Merger.Name != mergerName {
 		t.Errorf("names changed: %s, %s", o.Comparer.Name, o.Merger.Name)

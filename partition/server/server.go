@@ -93,7 +93,7 @@ func (o *Options) fill() error {
 type Server struct {
 	opts      Options
 	ranges    map[string]*served
-	scheduler *Scheduler
+	scheduler *rangestore.Scheduler
 	cache     *pebble.Cache
 	files     *pebble.FileCache
 	stop      chan struct{}
@@ -106,7 +106,6 @@ type Server struct {
 type served struct {
 	folder *stream.Folder
 	fs     *streamfs.FS
-	share  *registration
 	r      *rangestore.Range
 }
 
@@ -119,7 +118,7 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{
 		opts:      opts,
 		ranges:    make(map[string]*served),
-		scheduler: NewScheduler(opts.Compactions),
+		scheduler: rangestore.NewScheduler(opts.Compactions),
 		cache:     pebble.NewCache(opts.CacheSize),
 		files:     pebble.NewFileCache(runtime.GOMAXPROCS(0), opts.OpenFiles),
 		stop:      make(chan struct{}),
@@ -127,18 +126,8 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 	if err := s.openAll(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
 	}
-	s.register()
 	s.scheduler.Open()
 	s.bg.Go(s.govern)
-	for _, sv := range s.ranges {
-		s.bg.Go(func() {
-			select {
-			case <-sv.r.Done(): // what a range without a future compacts is thrown away
-				sv.share.close()
-			case <-s.stop:
-			}
-		})
-	}
 	return s, nil
 }
 
@@ -171,17 +160,15 @@ func (s *Server) open(ctx context.Context, name string) (*served, error) {
 	if err != nil {
 		return nil, err
 	}
-	share := s.scheduler.Range()
 	r, err := rangestore.Open(ctx, rangestore.Options{
-		Name: name, FS: fs, Cache: s.cache, FileCache: s.files, Scheduler: share,
+		Name: name, FS: fs, Cache: s.cache, FileCache: s.files, Scheduler: s.scheduler,
 		MemTableSize: s.opts.MemTableSize, Log: s.opts.Log, Metrics: s.opts.Metrics,
 	})
 	if err != nil {
-		share.drop()
 		return nil, errors.Join(err, fs.Close(ctx))
 	}
 	s.opts.Log.Info("range opened", "range", name, "epoch", folder.Epoch(), "took", s.opts.Clock.Now().Sub(begin))
-	return &served{folder, fs, share, r}, nil
+	return &served{folder, fs, r}, nil
 }
 
 // Range is an open range; nil if there is none of that name.
@@ -225,24 +212,9 @@ func (s *Server) close(ctx context.Context) error {
 	}
 	wg.Wait()
 	s.scheduler.Close()
-	s.unregister()
 	s.files.Unref()
 	s.cache.Unref()
 	return errors.Join(errs...)
-}
-
-func (s *Server) register() {
-	if s.opts.Metrics != nil {
-		if err := s.opts.Metrics.Register(s.scheduler.granted); err != nil {
-			s.opts.Log.Warn("metric not registered", "err", err)
-		}
-	}
-}
-
-func (s *Server) unregister() {
-	if s.opts.Metrics != nil {
-		s.opts.Metrics.Unregister(s.scheduler.granted)
-	}
 }
 
 const governEvery = time.Second

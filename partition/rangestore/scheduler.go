@@ -1,14 +1,13 @@
-package server
+package rangestore
 
 import (
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
-// A Scheduler shares a number of compactions among all ranges of a server. It
+// A Scheduler shares a number of compactions among ranges. It
 // grants none before it is opened: Pebble's Open would wait for a compaction
 // that the replay of its log has set off.
 //
@@ -16,6 +15,9 @@ import (
 // when the granter finds room and a range that waits. The granter is one
 // goroutine; it looks when a compaction ends, when it is told to, and
 // periodically, because flushes make work that nobody reports.
+//
+// A range whose compactions fail gets none for a while, longer each time:
+// Pebble by itself would begin the next one at once, and the next.
 type Scheduler struct {
 	limit   int
 	poke    chan struct{}
@@ -28,10 +30,13 @@ type Scheduler struct {
 	open    bool
 	running int
 	regs    []*registration
-	granted prometheus.Counter
 }
 
-const grantEvery = 100 * time.Millisecond
+const (
+	grantEvery   = 100 * time.Millisecond
+	backOffFirst = 100 * time.Millisecond
+	backOffMax   = 10 * time.Second
+)
 
 // NewScheduler makes a closed scheduler for limit compactions at a time.
 func NewScheduler(limit int) *Scheduler {
@@ -40,8 +45,6 @@ func NewScheduler(limit int) *Scheduler {
 		poke:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
-		granted: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "partition_compactions_granted_total", Help: "Compactions begun on this server."}),
 	}
 	go s.grant()
 	return s
@@ -49,19 +52,24 @@ func NewScheduler(limit int) *Scheduler {
 
 // registration is one range's share of the scheduler.
 type registration struct {
-	s       *Scheduler
-	db      pebble.DBForCompaction // nil until Pebble registers
-	running int
-	closed  bool // takes no new compaction
-	asked   bool // the granter is calling db
-	idle    sync.Cond
+	s     *Scheduler
+	ended func()
+
+	db       pebble.DBForCompaction // nil until Pebble registers
+	running  int
+	closed   bool // takes no new compaction
+	asked    bool // the granter is calling db
+	idle     sync.Cond
+	failures int       // in a row
+	resume   time.Time // no new compaction before
 }
 
 var _ pebble.CompactionScheduler = (*registration)(nil)
 
-// Range makes a share for one range.
-func (s *Scheduler) Range() *registration {
-	r := &registration{s: s}
+// share makes a registration for one range. ended, if not nil, is called when
+// no further compaction of it can begin.
+func (s *Scheduler) share(ended func()) *registration {
+	r := &registration{s: s, ended: ended}
 	r.idle.L = &s.mu
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,8 +156,6 @@ func (s *Scheduler) grantOne() bool {
 	}
 	if !accepted {
 		s.running--
-	} else {
-		s.granted.Inc()
 	}
 	return accepted
 }
@@ -179,7 +185,23 @@ func (r *registration) schedule() bool {
 }
 
 func (r *registration) roomLocked() bool {
-	return r.db != nil && !r.closed && r.running < r.db.GetAllowedWithoutPermission()
+	return r.db != nil && !r.closed && r.running < r.db.GetAllowedWithoutPermission() &&
+		(r.failures == 0 || time.Now().After(r.resume))
+}
+
+// failed notes that work of the range in the background has failed.
+func (r *registration) failed() {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.resume = time.Now().Add(min(backOffFirst<<min(r.failures, 10), backOffMax))
+	r.failures++
+}
+
+// succeeded notes that a compaction has done what it should.
+func (r *registration) succeeded() {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.failures = 0
 }
 
 // close lets no more compactions of this range begin.
@@ -188,9 +210,6 @@ func (r *registration) close() {
 	defer r.s.mu.Unlock()
 	r.closed = true
 }
-
-// drop forgets a range whose Open failed, so that Pebble does not unregister.
-func (r *registration) drop() { r.Unregister() }
 
 // Register implements pebble.CompactionScheduler.
 func (r *registration) Register(_ int, db pebble.DBForCompaction) {
@@ -201,8 +220,16 @@ func (r *registration) Register(_ int, db pebble.DBForCompaction) {
 }
 
 // Unregister implements pebble.CompactionScheduler: no call to the DB is
-// under way or begins once it has returned.
+// under way or begins once it has returned. It is also how a range leaves
+// whose Open has failed.
 func (r *registration) Unregister() {
+	r.leave()
+	if r.ended != nil {
+		r.ended()
+	}
+}
+
+func (r *registration) leave() {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,7 +255,6 @@ func (r *registration) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	}
 	s.running++
 	r.running++
-	s.granted.Inc()
 	return true, grantHandle{r}
 }
 

@@ -1,4 +1,4 @@
-package server
+package rangestore
 
 import (
 	"fmt"
@@ -8,14 +8,9 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"go.uber.org/goleak"
-
-	"stamp/partition/rangestore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func fill(t *testing.T, db *pebble.DB, rounds int) {
+func fillDB(t *testing.T, db *pebble.DB, rounds int) {
 	t.Helper()
 	for round := range rounds {
 		for i := range 200 {
@@ -34,7 +29,7 @@ func TestSchedulerGrants(t *testing.T) {
 	defer s.Close()
 	var dbs []*pebble.DB
 	for range 3 {
-		share := s.Range()
+		share := s.share(nil)
 		o := &pebble.Options{FS: vfs.NewMem(), Logger: quiet{}}
 		o.Experimental.CompactionScheduler = share
 		o.CompactionConcurrencyRange = func() (int, int) { return 1, 2 }
@@ -46,7 +41,7 @@ func TestSchedulerGrants(t *testing.T) {
 		dbs = append(dbs, db)
 	}
 	for _, db := range dbs {
-		fill(t, db, 8)
+		fillDB(t, db, 8)
 		if n := db.Metrics().Compact.Count; n != 0 {
 			t.Errorf("closed scheduler: %d compactions ran", n)
 		}
@@ -75,7 +70,7 @@ func TestSchedulerGrants(t *testing.T) {
 	// So do those that flushes set off.
 	for _, db := range dbs {
 		before := db.Metrics().Compact.Count
-		fill(t, db, 12)
+		fillDB(t, db, 12)
 		deadline := time.Now().Add(10 * time.Second)
 		for db.Metrics().Compact.Count == before {
 			if time.Now().After(deadline) {
@@ -94,7 +89,7 @@ func TestSchedulerGrants(t *testing.T) {
 func TestSchedulerLimits(t *testing.T) {
 	s := NewScheduler(1)
 	defer s.Close()
-	a, b := s.Range(), s.Range()
+	a, b := s.share(nil), s.share(nil)
 	a.Register(1, fakeDB{})
 	b.Register(1, fakeDB{})
 	if ok, _ := a.TrySchedule(); ok {
@@ -133,23 +128,30 @@ func (fakeDB) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
 }
 func (fakeDB) Schedule(pebble.CompactionGrantHandle) bool { return false }
 
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)  {}
-func (quiet) Errorf(string, ...any) {}
-func (quiet) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf(format, args...))
-}
-
-func TestOptions(t *testing.T) {
-	if _, err := Open(t.Context(), Options{}); err == nil {
-		t.Error("opened without a client")
+// A range whose compactions fail does not spin, and goes on when they succeed.
+func TestSchedulerBacksOff(t *testing.T) {
+	s := NewScheduler(1)
+	defer s.Close()
+	s.Open()
+	r := s.share(nil)
+	r.Register(1, fakeDB{})
+	defer r.Unregister()
+	r.failed()
+	if ok, _ := r.TrySchedule(); ok {
+		t.Error("granted right after a failure")
 	}
-	o := Options{Client: nil}
-	if o.fill() == nil || o.MemTableSize != 0 {
-		t.Error("options without a client were filled")
+	for range 20 {
+		r.failed()
 	}
-	if Folder(Blob) != "/blob/1/" || len(Ranges()) != 4 || rangestore.DefaultMemTableSize != 32<<20 {
-		t.Error("names and sizes changed")
+	s.mu.Lock()
+	if d := time.Until(r.resume); d < backOffMax/2 || d > backOffMax {
+		t.Errorf("after 21 failures: backs off for %v, want %v", d, backOffMax)
+	}
+	s.mu.Unlock()
+	r.succeeded()
+	if ok, handle := r.TrySchedule(); !ok {
+		t.Error("not granted after a success")
+	} else {
+		handle.Done()
 	}
 }
