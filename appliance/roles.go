@@ -3,10 +3,7 @@ package appliance
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"path/filepath"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"stamp"
 	"stamp/appliance/admin"
@@ -87,10 +84,10 @@ func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
 		ID: ld.Node, Stamp: d.loc.label.Stamp, Disk: dir, Peers: d.nodes,
 		JournalSize: d.sizes.journal, Reserve: d.sizes.reserve,
 		MaxUnflushed: unflushed / n, IndexCache: indexCache / n,
-		Log: d.log.With("node", ld.Node), Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": string(ld.Node)}, d.registry),
+		Log: d.log, Metrics: d.registry,
 	})
 	if err != nil {
-		return errors.Join(err, dir.Close())
+		return err
 	}
 	d.nodes[ld.Node] = en
 	d.onClose("extent node "+string(ld.Node), func(context.Context) error { return en.Shutdown() })
