@@ -193,7 +193,7 @@ type Block struct {
 type BlockList struct {
 	Properties  *Properties
 	Committed   []Block
-	Uncommitted []Block // in order of id
+	Uncommitted []Block // in order of ID
 }
 
 // Blob is the answer to Get Blob.

@@ -3,6 +3,8 @@ package blob
 import (
 	"context"
 	"encoding/base64"
+	"slices"
+	"strings"
 
 	"stamp"
 	"stamp/partition/rangestore"
@@ -247,6 +249,7 @@ func (s *Service) GetBlockList(ctx context.Context, ref Ref, cond Conditions) (*
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(list.Uncommitted, func(a, b Block) int { return strings.Compare(a.ID, b.ID) })
 	if list.Properties == nil && len(list.Uncommitted) == 0 {
 		return nil, s.gone(ctx, op, &ref, c)
 	}

@@ -103,6 +103,15 @@ func (w *walker) run(v readable, from string, fn func(name string, value []byte)
 		if !valid {
 			return stamp.Errorf(stamp.Corrupt, "blob.List", "key %x is not a blob's", it.Key())
 		}
+		if k.Suffix < schema.SuffixBase { // snapshots stand before the base row
+			ok = it.SeekGE(baseKey(k.Object))
+			continue
+		}
+		seek = schema.AppendNextObject(seek[:0], k.Object)
+		if k.Suffix != schema.SuffixBase && !(k.Suffix == schema.SuffixBlock && w.uncommitted) {
+			ok = it.SeekGE(seek)
+			continue
+		}
 		name := k.Name(n)
 		if common, is := w.common(name); is {
 			w.isPrefix = true
@@ -115,25 +124,16 @@ func (w *walker) run(v readable, from string, fn func(name string, value []byte)
 			ok = it.SeekGE(seek)
 			continue
 		}
-		seek = schema.AppendNextObject(seek[:0], k.Object)
-		switch {
-		case k.Suffix == schema.SuffixBase:
-			if more, err := fn(name, it.Value()); err != nil || !more {
-				return err
-			}
-			if ok = it.Next(); ok && bytes.Compare(it.Key(), seek) < 0 {
-				ok = it.SeekGE(seek)
-			}
-			continue
-		case k.Suffix < schema.SuffixBase: // snapshots stand before the base row
-			ok = it.SeekGE(baseKey(k.Object))
-			continue
-		case k.Suffix == schema.SuffixBlock && w.uncommitted:
-			if more, err := fn(name, nil); err != nil || !more {
-				return err
-			}
+		var value []byte
+		if k.Suffix == schema.SuffixBase {
+			value = it.Value()
 		}
-		ok = it.SeekGE(seek)
+		if more, err := fn(name, value); err != nil || !more {
+			return err
+		}
+		if ok = it.Next(); ok && bytes.Compare(it.Key(), seek) < 0 {
+			ok = it.SeekGE(seek)
+		}
 	}
 	return it.Error()
 }
