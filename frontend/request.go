@@ -55,6 +55,14 @@ func (r *Request) reset(w http.ResponseWriter, hr *http.Request, service auth.Se
 	r.id = newID()
 }
 
+// NewRequest reads a request as a FrontEnd does before it asks a Service to
+// route it.
+func NewRequest(w http.ResponseWriter, hr *http.Request, service auth.Service) (*Request, error) {
+	r := new(Request)
+	r.reset(w, hr, service)
+	return r, r.parse()
+}
+
 // clear lets go of everything, before r goes back to the pool.
 func (r *Request) clear() { *r = Request{} }
 

@@ -52,6 +52,7 @@ func (d *memData) Append(_ context.Context, b extentstore.Block) (extentstore.Ex
 	defer d.mu.Unlock()
 	if d.current == 0 || len(d.extents[d.current])+len(b.Payload) > memExtent {
 		d.current++
+		d.extents[d.current] = make([]byte, 0, memExtent)
 	}
 	at := len(d.extents[d.current])
 	d.extents[d.current] = append(d.extents[d.current], b.Payload...)

@@ -262,6 +262,31 @@ func TestHostStyle(t *testing.T) {
 	}
 }
 
+func TestContainersOnTheWire(t *testing.T) {
+	s := newServer(t, frontend.Options{})
+	c := s.raw(t)
+	c.want(201, "", "PUT", "/acct/box?restype=container", "", "x-ms-meta-kind: cats")
+	c.want(409, "ContainerAlreadyExists", "PUT", "/acct/box/?restype=container", "")
+	for _, method := range []string{"GET", "HEAD"} {
+		resp, body := c.want(200, "", method, "/acct/box?restype=container&comp=metadata", "")
+		wantHeaders(t, resp, map[string]string{"x-ms-meta-kind": "cats", "ETag": "*", "Last-Modified": "*"})
+		if body != "" {
+			t.Errorf("%s: body %q", method, body)
+		}
+		resp, _ = c.want(200, "", method, "/acct/box?restype=container", "")
+		wantHeaders(t, resp, map[string]string{"x-ms-meta-kind": "cats", "x-ms-lease-state": "available", "x-ms-has-legal-hold": "false"})
+		c.want(404, "ContainerNotFound", method, "/acct/nobox?restype=container", "")
+		c.want(200, "", method, "/acct/box?restype=account&comp=properties", "")
+	}
+	before, after := "Sat, 01 Jan 2000 00:00:00 GMT", frontend.FormatTime(time.Now().Add(time.Hour))
+	c.want(412, "ConditionNotMet", "DELETE", "/acct/box?restype=container", "", "If-Unmodified-Since: "+before)
+	c.want(412, "ConditionNotMet", "DELETE", "/acct/box?restype=container", "", "If-Modified-Since: "+after)
+	c.want(412, "ConditionNotMet", "PUT", "/acct/box?restype=container&comp=metadata", "", "If-Modified-Since: "+after)
+	c.want(412, "LeaseNotPresentWithContainerOperation", "DELETE", "/acct/box?restype=container", "", "x-ms-lease-id: x")
+	c.want(202, "", "DELETE", "/acct/box?restype=container", "", "If-Modified-Since: "+before)
+	c.want(404, "ContainerNotFound", "GET", "/acct/box?restype=container&comp=list", "")
+}
+
 func TestMetadataOnTheWire(t *testing.T) {
 	s := newServer(t, frontend.Options{})
 	s.makeContainer("box")
