@@ -2,7 +2,10 @@ package stream
 
 import (
 	"context"
+	"sync/atomic"
+	"time"
 
+	"stamp"
 	"stamp/extentstore"
 )
 
@@ -10,18 +13,226 @@ import (
 // particular order and after a failure a block may be there twice. Who appends
 // remembers the extent and offset that Append returns. Methods are safe for
 // concurrent use.
-type Shared struct{}
+type Shared struct {
+	f   *Folder
+	e   *entry
+	cur atomic.Pointer[sharedExtent]
+
+	turn chan struct{} // taken by the one who replaces cur
+}
+
+// sharedExtent is the extent that is being appended to. Appenders enter and
+// leave it; it is closed once and never opened again.
+type sharedExtent struct {
+	live   *live
+	node   extentstore.ExtentNode
+	on     extentstore.NodeID
+	inside atomic.Int64
+	closed atomic.Bool
+	failed atomic.Bool
+	empty  chan struct{} // told when the last one leaves a closed extent
+}
+
+func (x *sharedExtent) enter() bool {
+	x.inside.Add(1)
+	if x.closed.Load() {
+		x.leave()
+		return false
+	}
+	return true
+}
+
+func (x *sharedExtent) leave() {
+	if x.inside.Add(-1) == 0 && x.closed.Load() {
+		select {
+		case x.empty <- struct{}{}:
+		default:
+		}
+	}
+}
 
 // Append adds blocks, all or none and next to each other, and returns the
 // extent and the offset of the first. They are then durable on every replica.
 // Errors are of the kinds Fenced, Full and Invalid, or the context's own.
 func (s *Shared) Append(ctx context.Context, blocks ...extentstore.Block) (extentstore.ExtentID, int64, error) {
-	panic("being built")
+	total, err := checkBlocks(blocks)
+	if err != nil {
+		return 0, 0, err
+	}
+	var b backoff
+	var began time.Time
+	for full := 0; ; {
+		x, err := s.extent(ctx)
+		if err != nil {
+			return 0, 0, err
+		}
+		offset, err := s.send(ctx, x, blocks, total)
+		if err == nil {
+			if !began.IsZero() {
+				s.f.c.metrics.recover.Observe(s.f.c.opts.Clock.Now().Sub(began).Seconds())
+			}
+			return x.live.id, offset, nil
+		}
+		if ctx.Err() != nil {
+			return 0, 0, ctx.Err()
+		}
+		if began.IsZero() {
+			began = s.f.c.opts.Clock.Now()
+		}
+		s.f.c.metrics.appendFailed(err)
+		switch stamp.KindOf(err) {
+		case stamp.Invalid:
+			return 0, 0, err
+		case stamp.Corrupt:
+			if bad := verify(blocks); bad != nil {
+				return 0, 0, bad
+			}
+		case stamp.Full:
+			if full++; full == 2 { // here and elsewhere
+				return 0, 0, err
+			}
+		case stamp.Sealed:
+			continue // by somebody's failure, or a roll
+		}
+		if b.n++; b.n > 2 {
+			s.f.c.opts.Log.Warn("append failed again", "folder", s.f.name, "extent", x.live.id, "err", err)
+			if err := b.pause(ctx, s.f.c.opts.Clock); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+}
+
+// send makes one attempt. The extent is closed if it fails or is full.
+func (s *Shared) send(ctx context.Context, x *sharedExtent, blocks []extentstore.Block, total int64) (int64, error) {
+	limited, cancel := context.WithTimeout(ctx, s.f.c.opts.AppendTimeout)
+	offset, err := x.node.Append(limited, x.live.id, blocks)
+	cancel()
+	if err != nil {
+		kind := stamp.KindOf(err)
+		if kind != stamp.Invalid && ctx.Err() == nil {
+			x.failed.Store(true)
+			x.closed.Store(true)
+		}
+		x.leave()
+		return 0, err
+	}
+	x.live.atLeast(offset + total)
+	s.f.c.metrics.appended(total)
+	if offset+total >= s.f.c.opts.ExtentTarget {
+		x.closed.Store(true)
+	}
+	x.leave()
+	return offset, nil
+}
+
+// extent enters the extent to append to.
+func (s *Shared) extent(ctx context.Context) (*sharedExtent, error) {
+	for {
+		x := s.cur.Load()
+		if x != nil && x.enter() {
+			return x, nil
+		}
+		if err := s.replace(ctx, x, true); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// replace puts a new extent in the place of one that is closed, unless somebody
+// else has. With next unset it only seals.
+func (s *Shared) replace(ctx context.Context, old *sharedExtent, next bool) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.turn }()
+	if s.cur.Load() != old {
+		return nil
+	}
+	if s.f.Fenced() {
+		return s.f.errFenced()
+	}
+	var avoid []extentstore.NodeID
+	if old != nil {
+		if err := s.finish(ctx, old); err != nil {
+			return err
+		}
+		if old.failed.Load() {
+			avoid = []extentstore.NodeID{old.on}
+		}
+	}
+	if !next {
+		s.cur.Store(nil)
+		return nil
+	}
+	l, info, err := s.f.allocate(ctx, s.e, avoid)
+	if err != nil {
+		return err
+	}
+	x := &sharedExtent{live: l, on: info.Replicas[0], empty: make(chan struct{}, 1)}
+	if x.node, err = s.f.c.opts.Nodes.Node(x.on); err != nil {
+		x.node = unreachable{err: err}
+	}
+	s.cur.Store(x)
+	return nil
+}
+
+// drain is how long a roll waits for appends under way, which would otherwise
+// be cut off and sent again.
+const drain = time.Second
+
+// finish seals an extent. There are other appenders in the general case, so
+// the replicas are asked for the length.
+func (s *Shared) finish(ctx context.Context, x *sharedExtent) error {
+	x.closed.Store(true)
+	if !x.failed.Load() {
+		s.wait(ctx, x)
+	}
+	_, err := s.f.seal(ctx, s.e, x.live.id, -1)
+	if stamp.KindOf(err) == stamp.NotFound {
+		s.e.sealed(x.live.id, x.live.acked.Load())
+		return nil // the stream was deleted, or has a new owner: allocating will tell
+	}
+	return err
+}
+
+func (s *Shared) wait(ctx context.Context, x *sharedExtent) {
+	timer := s.f.c.opts.Clock.NewTimer(drain)
+	defer timer.Stop()
+	for x.inside.Load() > 0 {
+		select {
+		case <-x.empty:
+		case <-timer.C():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Current is the extent that is being appended to, 0 if there is none.
-func (s *Shared) Current() extentstore.ExtentID { panic("being built") }
+func (s *Shared) Current() extentstore.ExtentID {
+	if x := s.cur.Load(); x != nil {
+		return x.live.id
+	}
+	return 0
+}
 
 // Roll seals the current extent, if there is one; the next append allocates
 // another.
-func (s *Shared) Roll(ctx context.Context) error { panic("being built") }
+func (s *Shared) Roll(ctx context.Context) error {
+	for {
+		x := s.cur.Load()
+		if x == nil {
+			return nil
+		}
+		if err := s.replace(ctx, x, false); err != nil {
+			return err
+		}
+		if s.cur.Load() != x {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package stream
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"stamp"
+)
+
+type metrics struct {
+	appends        prometheus.Counter
+	appendBytes    prometheus.Counter
+	appendFailures *prometheus.CounterVec
+	recover        prometheus.Histogram
+	reads          prometheus.Counter
+	readFailures   *prometheus.CounterVec
+	managerRetries prometheus.Counter
+	extents        prometheus.Counter
+
+	registry   prometheus.Registerer
+	registered []prometheus.Collector
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "stream_" + name, Help: help})
+	}
+	byKind := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "stream_" + name, Help: help}, []string{"kind"})
+	}
+	x := &metrics{
+		appends:        counter("appends_total", "Appends acknowledged."),
+		appendBytes:    counter("append_bytes_total", "Bytes of appends acknowledged."),
+		appendFailures: byKind("append_failures_total", "Appends that an ExtentNode failed, by kind of error."),
+		recover: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "stream_recover_seconds", Help: "Time from a failed append to the acknowledgement in another extent.",
+			Buckets: prometheus.ExponentialBuckets(1e-3, 2, 14),
+		}),
+		reads:          counter("reads_total", "Reads of replicas."),
+		readFailures:   byKind("read_failures_total", "Reads that a replica failed, by kind of error; another one was asked."),
+		managerRetries: counter("manager_retries_total", "Calls of the StreamManager that had to be repeated."),
+		extents:        counter("allocated_extents_total", "Extents allocated for appends."),
+		registry:       reg,
+	}
+	if reg == nil {
+		return x, nil
+	}
+	for _, c := range []prometheus.Collector{x.appends, x.appendBytes, x.appendFailures, x.recover, x.reads, x.readFailures, x.managerRetries, x.extents} {
+		if err := reg.Register(c); err != nil {
+			x.unregister()
+			return nil, stamp.Errorf(stamp.Invalid, "stream.New", "metrics: %w", err)
+		}
+		x.registered = append(x.registered, c)
+	}
+	return x, nil
+}
+
+func (x *metrics) unregister() {
+	for _, c := range x.registered {
+		x.registry.Unregister(c)
+	}
+}
+
+func (x *metrics) appended(bytes int64) {
+	x.appends.Inc()
+	x.appendBytes.Add(float64(bytes))
+}
+
+func (x *metrics) appendFailed(err error) {
+	x.appendFailures.WithLabelValues(stamp.KindOf(err).String()).Inc()
+}
+
+func (x *metrics) readFailed(err error) {
+	x.readFailures.WithLabelValues(stamp.KindOf(err).String()).Inc()
+}
