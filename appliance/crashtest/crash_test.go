@@ -116,7 +116,7 @@ func crash(t *testing.T, plug plug, rounds int) {
 	var starts []time.Duration
 	for round := 1; round <= rounds; round++ {
 		stop := runWriters(ws, p.Client())
-		time.Sleep(10*time.Millisecond + rand.N(700*time.Millisecond))
+		time.Sleep(10*time.Millisecond + upTo(rng, 700*time.Millisecond))
 		died := !p.Running()
 		err := pullAndKill(plug, p, rng)
 		if stopErr := stop(); err == nil {
@@ -133,7 +133,7 @@ func crash(t *testing.T, plug plug, rounds int) {
 			if err := p.Launch(); err != nil {
 				fail(round, err)
 			}
-			time.Sleep(rand.N(250 * time.Millisecond))
+			time.Sleep(upTo(rng, 250*time.Millisecond))
 			if err := pullAndKill(plug, p, rng); err != nil {
 				fail(round, err)
 			}
@@ -257,3 +257,5 @@ func putMany(opts blobclient.Options, n int) error {
 	wg.Wait()
 	return errors.Join(errs...)
 }
+
+func upTo(rng *rand.Rand, d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }

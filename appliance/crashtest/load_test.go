@@ -188,7 +188,7 @@ func (p *pace) run() {
 		idle, total = i, t
 		d := time.Duration(p.delay.Load())
 		if share < idleShare {
-			d = min(d*3/2, 200*time.Millisecond)
+			d = min(d*3/2, 50*time.Millisecond)
 		} else {
 			d = max(d*3/4, 100*time.Microsecond)
 		}

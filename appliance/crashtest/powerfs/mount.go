@@ -20,7 +20,7 @@ func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 	server, err := fs.Mount(dir, &node{disk: d, inode: d.root}, &fs.Options{
 		EntryTimeout: &long, AttrTimeout: &long,
 		MountOptions: fuse.MountOptions{
-			FsName: "powerfs", Name: "powerfs", MaxWrite: 1 << 20,
+			FsName: "powerfs", Name: "powerfs", MaxWrite: 1 << 20, DisableSplice: true,
 			DirectMountStrict: os.Getuid() == 0, DirectMount: true,
 		},
 	})
