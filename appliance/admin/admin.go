@@ -24,6 +24,8 @@
 package admin
 
 import (
+	"errors"
+	"strings"
 	"time"
 
 	"stamp"
@@ -99,7 +101,12 @@ type Error struct {
 
 func newError(err error) *Error {
 	kind := stamp.KindOf(err)
-	return &Error{Op: "admin", What: err.Error(), Kind: kind, Name: kind.String()}
+	out := &Error{Op: "admin", What: err.Error(), Kind: kind, Name: kind.String()}
+	var e *stamp.Error
+	if errors.As(err, &e) && error(e) == err {
+		out.Op, out.What = e.Op, strings.TrimPrefix(e.Error(), e.Op+": ")
+	}
+	return out
 }
 
 // Err is the error that was sent.

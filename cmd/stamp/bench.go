@@ -46,7 +46,7 @@ func benchCommand() *cli.Command {
 				"journal flush, a GET from memory. It loses everything when it stops.",
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "listen", Value: "127.0.0.1:10100", Usage: "`ADDR` to serve on"},
-				&cli.StringFlag{Name: "dir", Usage: "`DIR` for the journal, on the disk that is measured", Required: true},
+				&cli.StringFlag{Name: "dir", Usage: "`DIR` for the journal, on the disk that is measured"},
 				&cli.StringFlag{Name: "journal", Value: "1GiB", Usage: "`BYTES` of the journal, written once at the start"},
 				&cli.StringFlag{Name: "memory", Value: "4GiB", Usage: "`BYTES` of blobs that it may hold"},
 			},
@@ -156,6 +156,9 @@ func benchRun(c *cli.Context) (err error) {
 func benchFloor(c *cli.Context) error {
 	if err := wantArgs(c, 0, 0); err != nil {
 		return err
+	}
+	if c.String("dir") == "" {
+		return usageError("--dir is required")
 	}
 	opts := bench.FloorOptions{Dir: c.String("dir"), Key: appliance.DevKey}
 	var err error

@@ -57,6 +57,10 @@ func dev(c *cli.Context) error {
 	defer closeLog()
 	d, err := appliance.OpenDev(c.Context, opts)
 	if err != nil {
+		if exitCode(err) != exitDenied {
+			// A disk that is missing is no blob that was not found.
+			err = &exitError{exitFailed, err}
+		}
 		return err
 	}
 	if err := greet(c, d); err != nil {

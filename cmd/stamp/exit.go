@@ -42,16 +42,12 @@ func usageError(format string, args ...any) error {
 func exitCode(err error) int {
 	var exit *exitError
 	var resp *azcore.ResponseError
-	var netErr net.Error
+	var netErr *net.OpError
 	switch {
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &resp):
 		return httpExitCode(resp.StatusCode)
-	case errors.Is(err, fs.ErrNotExist):
-		return exitNotFound
-	case errors.Is(err, fs.ErrPermission):
-		return exitDenied
 	}
 	switch stamp.KindOf(err) {
 	case stamp.NotFound, stamp.AccountNotFound, stamp.ContainerNotFound, stamp.BlobNotFound:
@@ -61,7 +57,12 @@ func exitCode(err error) int {
 	case stamp.Unavailable:
 		return exitUnreachable
 	}
-	if errors.As(err, &netErr) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return exitNotFound
+	case errors.Is(err, fs.ErrPermission):
+		return exitDenied
+	case errors.As(err, &netErr) && netErr.Op != "listen":
 		return exitUnreachable
 	}
 	return exitFailed

@@ -261,8 +261,12 @@ func extentVerify(c *cli.Context) error {
 		return nil
 	}
 	if c.Args().Present() {
-		for _, id := range c.Args().Slice() {
-			if err := verify(id); err != nil {
+		for _, arg := range c.Args().Slice() {
+			id, err := extentstore.ParseExtentID(arg)
+			if err != nil {
+				return usageError("%v", err)
+			}
+			if err := verify(id.String()); err != nil {
 				return err
 			}
 		}

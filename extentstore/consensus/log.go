@@ -32,6 +32,9 @@ func (w lineWriter) Write(p []byte) (int, error) {
 	if _, text, ok := strings.Cut(line, "]"); ok {
 		line = strings.TrimSpace(text)
 	}
+	if strings.HasPrefix(line, "raft: heartbeat timeout reached, starting election") {
+		level = slog.LevelDebug // every start of a single member begins so
+	}
 	w.log.Log(context.Background(), level, "raft", "text", line)
 	return len(p), nil
 }
