@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -113,6 +114,11 @@ func (r *Request) parse() error {
 	r.Restype = strings.ToLower(r.Query("restype"))
 	r.inRoot()
 	r.sender.Account, r.sender.Container, r.sender.Blob = p.account, r.Container, r.Blob
+	if v := r.Query("timeout"); v != "" {
+		if _, err := strconv.ParseUint(v, 10, 31); err != nil {
+			return QueryError(InvalidQueryParameterValue, "timeout", v, "not a number of seconds")
+		}
+	}
 	return r.parseVersion()
 }
 

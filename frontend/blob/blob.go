@@ -12,6 +12,8 @@
 package blob
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"stamp/frontend"
 	"stamp/frontend/auth"
 	"stamp/partition/blob"
@@ -27,6 +29,8 @@ type Options struct {
 	// BufferMemory bounds the bytes of upload buffers of all requests
 	// together; more uploads than it has room for wait. 0 means 128 MiB.
 	BufferMemory int64
+
+	Metrics prometheus.Registerer // nil means none.
 }
 
 // Operations are the operations of the Blob service.
@@ -49,7 +53,20 @@ func New(opts Options) *Operations {
 	}
 	o := &Operations{blobs: opts.Service, smallBits: int64(opts.SmallBits), buffers: newBuffers(opts.BufferMemory)}
 	o.ops = o.table()
+	if opts.Metrics != nil {
+		o.register(opts.Metrics)
+	}
 	return o
+}
+
+func (o *Operations) register(reg prometheus.Registerer) {
+	reg.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "frontend_upload_buffer_bytes", Help: "Bytes of buffers that hold bodies on their way in."},
+			func() float64 { return float64(o.buffers.lent.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "frontend_upload_buffer_limit_bytes", Help: "Bytes of large buffers that are lent at most."},
+			func() float64 { return float64(o.buffers.limit) }))
 }
 
 // Kind implements frontend.Service.

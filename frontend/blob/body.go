@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/minio/crc64nvme"
 
@@ -18,9 +19,29 @@ import (
 	"stamp/partition/blob"
 )
 
-// smallPiece is how much of a body of up to largestBuffer bytes is handed on
-// at once, so that it is replicated while the rest still comes in.
-const smallPiece = 1 << 20
+// A body is handed on in pieces, so that it is replicated and hashed while the
+// rest still comes in: of firstPiece while it is small, of largestBuffer when it
+// is not. A client that needs longer than slowPiece for a piece gets what it has
+// sent so far handed on, and then small ones that bind little memory, until it is
+// fast again.
+const (
+	firstPiece   = 1 << 20
+	slowestPiece = 64 << 10
+	slowPiece    = time.Second
+)
+
+// nextPiece is the size of the piece after one of the given size.
+func nextPiece(size int, total int64, slow bool) int {
+	switch {
+	case slow:
+		return slowestPiece
+	case size < firstPiece:
+		return firstPiece
+	case total > largestBuffer:
+		return largestBuffer
+	}
+	return size
+}
 
 // sums are the checksums of a body, made while it passes.
 type sums struct {
@@ -135,23 +156,41 @@ func bodyError(err error) error {
 	return frontend.Errorf(frontend.InvalidInput, "the body cannot be read")
 }
 
+// readPiece fills p from the body, or less of it if that takes too long.
+func readPiece(r *frontend.Request, p []byte) (n int, slow bool, err error) {
+	begun := time.Now()
+	for n < len(p) {
+		m, err := r.Read(p[n:])
+		if n += m; n == len(p) {
+			break
+		}
+		if err != nil {
+			return n, false, bodyError(err)
+		}
+		if m > 0 && time.Since(begun) > slowPiece {
+			return n, true, nil
+		}
+	}
+	return n, time.Since(begun) > slowPiece, nil
+}
+
 // receive appends n bytes of the body to an upload. Each buffer is hashed
 // while it is being replicated.
 func (o *Operations) receive(ctx context.Context, r *frontend.Request, up *blob.Upload, n int64, s *sums) error {
-	piece := int64(smallPiece)
-	if n > largestBuffer {
-		piece = largestBuffer
-	}
+	total, size := n, firstPiece
 	for n > 0 {
-		b, err := o.buffers.get(ctx, int(min(n, piece)))
+		b, err := o.buffers.get(ctx, int(min(n, int64(size))))
 		if err != nil {
 			return err
 		}
-		if err := readBody(r, b.b); err != nil {
+		read, slow, err := readPiece(r, b.b)
+		if err != nil {
 			b.release()
 			return err
 		}
-		n -= int64(len(b.b))
+		b.b = b.b[:read]
+		n -= int64(read)
+		size = nextPiece(size, total, slow)
 		b.share()
 		if err := up.Append(b.b, b.release); err != nil {
 			b.release()

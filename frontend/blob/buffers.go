@@ -16,10 +16,18 @@ const largestBuffer = 4 << 20
 // keptBytes is how much of each class is kept for the next request.
 const keptBytes = 32 << 20
 
-// buffers lends buffers, never more bytes than a limit at once.
+// uncounted is the largest class that does not count against the limit, so
+// that small requests never wait for large ones. The number of requests bounds
+// it.
+const uncounted = 1
+
+// buffers lends buffers, never more bytes of the larger ones than a limit at
+// once.
 type buffers struct {
-	room *semaphore.Weighted
-	free [len(classes)]freeList
+	room  *semaphore.Weighted
+	limit int64
+	lent  atomic.Int64 // bytes, of all classes
+	free  [len(classes)]freeList
 }
 
 type freeList struct {
@@ -39,7 +47,8 @@ type buffer struct {
 }
 
 func newBuffers(limit int64) *buffers {
-	return &buffers{room: semaphore.NewWeighted(max(limit, 4*largestBuffer))}
+	limit = max(limit, 4*largestBuffer)
+	return &buffers{room: semaphore.NewWeighted(limit), limit: limit}
 }
 
 // get lends a buffer of n bytes, n at most largestBuffer, to one user. It
@@ -49,9 +58,12 @@ func (p *buffers) get(ctx context.Context, n int) (*buffer, error) {
 	for classes[class] < n {
 		class++
 	}
-	if err := p.room.Acquire(ctx, int64(classes[class])); err != nil {
-		return nil, err
+	if class > uncounted {
+		if err := p.room.Acquire(ctx, int64(classes[class])); err != nil {
+			return nil, err
+		}
 	}
+	p.lent.Add(int64(classes[class]))
 	b := p.free[class].take()
 	if b == nil {
 		b = &buffer{full: make([]byte, classes[class]), class: class, owner: p}
@@ -67,8 +79,12 @@ func (b *buffer) share() { b.users.Add(1) }
 
 func (b *buffer) drop() {
 	if b.users.Add(-1) == 0 {
+		size := int64(classes[b.class])
 		b.owner.free[b.class].put(b)
-		b.owner.room.Release(int64(classes[b.class]))
+		b.owner.lent.Add(-size)
+		if b.class > uncounted {
+			b.owner.room.Release(size)
+		}
 	}
 }
 

@@ -342,6 +342,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{"GET", "/acct/box?restype=container&comp=nonsense", nil, 400, "InvalidQueryParameterValue"},
 		{"GET", "/acct/box/b?comp=nonsense", nil, 400, "InvalidQueryParameterValue"},
+		{"GET", "/acct/box/b?timeout=soon", nil, 400, "InvalidQueryParameterValue"},
 		{"GET", "/acct?comp=nonsense", nil, 400, "InvalidQueryParameterValue"},
 		{"GET", "/acct/box/b?restype=container", nil, 400, "InvalidQueryParameterValue"},
 		{"POST", "/acct/box/b", nil, 405, "UnsupportedHttpVerb"},
@@ -436,4 +437,41 @@ func TestSharedKeyLiteOverTheWire(t *testing.T) {
 	if resp.StatusCode != 200 {
 		t.Errorf("got %d %s", resp.StatusCode, body)
 	}
+}
+
+// A client that sends slowly, but does send, is served whole.
+func TestSlowUpload(t *testing.T) {
+	s := newServer(t, frontend.Options{})
+	s.makeContainer("box")
+	body := string(randomBytes(5, 300<<10))
+	c := s.raw(t)
+	io.WriteString(c, c.head("PUT", "/acct/box/slow", blockBlob, "Content-Length: "+decimal(len(body)))+"\r\n")
+	for rest := body; rest != ""; {
+		n := min(len(rest), 100<<10)
+		io.WriteString(c, rest[:n])
+		rest = rest[n:]
+		if rest != "" {
+			time.Sleep(600 * time.Millisecond)
+		}
+	}
+	if resp, _ := c.read("PUT"); resp.StatusCode != 201 || resp.Header.Get("Content-MD5") != md5Of(body) {
+		t.Fatalf("got %d %v", resp.StatusCode, resp.Header)
+	}
+	if _, got := s.raw(t).want(200, "", "GET", "/acct/box/slow", ""); got != body {
+		t.Error("got other bytes")
+	}
+}
+
+// Uploads under way when their client goes away leave nothing behind.
+func TestAbandonedUploads(t *testing.T) {
+	s := newServer(t, frontend.Options{})
+	s.makeContainer("box")
+	for range 8 {
+		c := s.raw(t)
+		io.WriteString(c, c.head("PUT", "/acct/box/gone", blockBlob, "Content-Length: 9000000")+"\r\n"+string(randomBytes(6, 5<<20)))
+		c.Close()
+	}
+	c := s.raw(t)
+	c.want(404, "BlobNotFound", "GET", "/acct/box/gone", "")
+	c.want(201, "", "PUT", "/acct/box/gone", string(randomBytes(6, 5<<20)), blockBlob)
 }
