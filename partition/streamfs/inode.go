@@ -174,9 +174,32 @@ func (i *inode) append(data []byte) bool {
 		defer i.fs.logSince.Store(0)
 	}
 	begin := i.fs.opts.Clock.Now()
-	ok := i.fs.persist("append", name, func(ctx context.Context, _ int) error { return w.Append(ctx, block) })
+	ok := i.fs.persist("append", name, func(ctx context.Context, _ int) error { return i.tell(ctx, w.Append(ctx, block)) })
 	i.fs.metrics.appended(i.kind, len(data), i.fs.opts.Clock.Now().Sub(begin))
 	return ok
+}
+
+// tell judges the error of an append. Only a refusal that certainly had no
+// effect may be tried again: a log must not hold a record twice. What fails
+// because the file is being deleted is of no interest.
+func (i *inode) tell(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	switch stamp.KindOf(err) {
+	case stamp.Fenced, stamp.Full, stamp.Unavailable, stamp.Busy:
+		return err
+	}
+	if i.isDetached() {
+		return nil
+	}
+	return stamp.Errorf(stamp.Invalid, "streamfs.Append", "%w", err)
+}
+
+func (i *inode) isDetached() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.detached
 }
 
 // sync makes all that was written durable, or keeps it in the overlay.
@@ -238,14 +261,11 @@ func (i *inode) seal() {
 		return
 	}
 	ok := i.fs.persist("seal", name, func(ctx context.Context, _ int) error {
-		i.mu.Lock()
-		gone := i.detached
-		i.mu.Unlock()
-		if gone {
+		if i.isDetached() {
 			return nil
 		}
 		err := w.Close(ctx)
-		if stamp.KindOf(err) == stamp.NotFound {
+		if err != nil && stamp.KindOf(err) != stamp.Fenced && i.isDetached() {
 			return nil // deleted meanwhile
 		}
 		return err
