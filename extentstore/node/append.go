@@ -261,7 +261,6 @@ func (n *Node) enqueue(a *appending, kind byte) (*commit, error) {
 	if l.firstSeg == none {
 		l.firstSeg = segment
 	}
-	l.noteTail(kind, a.offset, end, segment)
 	l.last = c
 	l.queued = end
 	l.turns.wake(end)

@@ -65,8 +65,8 @@ type live struct {
 	index    block.Index
 	chunks   []*chunk // bytes in memory, in offset order; what is between them is in the file
 	last     *commit  // of the last entry given to the journal
-	firstSeg int64    // oldest segment with a byte or block that the files lack, or none
-	tailSeg  int64    // oldest segment with a byte of the partial last sector, or none
+	firstSeg int64    // oldest segment with an entry beyond flushed, or none
+	tailSeg  int64    // oldest segment with a byte of the partial sector that ends at flushed, or none
 	unsynced bool     // the files were written by a process that may not have synced them
 	arrivals waitList // replicated appends that came before their predecessors
 	turns    waitList // appends whose predecessors are not yet queued
@@ -74,6 +74,7 @@ type live struct {
 	large    int      // large appends that are writing to the file
 	counted  int64    // part of Node.unflushed
 	sealAt   int64    // during replay: the length of a seal, or -1
+	indexed  int64    // during replay: where the index file ends
 	// restoring is, during replay, the part that has been found of the
 	// partial sector at the end of what the index vouches for.
 	restoring piece

@@ -200,6 +200,7 @@ func (n *Node) flushExtent(x *extent) error {
 	}
 	// A seal may have cut the extent below what was just flushed.
 	l.flushed = min(f.to, l.queued)
+	l.tailSeg = f.tailSeg(l.tailSeg)
 	l.indexEnd += f.indexBytes
 	l.unsynced = false
 	x.named = true
@@ -223,6 +224,18 @@ type flushing struct {
 	unsynced   bool
 	wrote      bool
 	indexBytes int64
+}
+
+// tailSeg is the oldest segment that may have bytes of the partial sector which
+// now ends the flushed bytes; before is that of the one before.
+func (f *flushing) tailSeg(before int64) int64 {
+	switch {
+	case f.to == sectorDown(f.to) && !f.x.has(flagSealed):
+		return none
+	case f.firstSeg == none || before != none && before < f.firstSeg:
+		return before
+	}
+	return f.firstSeg
 }
 
 // beginFlush decides what to flush: all that is on its way to the journal, once

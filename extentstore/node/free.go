@@ -112,14 +112,14 @@ func (n *Node) writeStates(records []extentState) error {
 	return n.rewriteStates()
 }
 
-// moveTails writes the partial last sectors that the part of the ring up to a
-// segment holds to its head.
+// moveTails writes the partial sectors at the end of what was flushed, as far as
+// the part of the ring up to a segment holds them, to the head of the ring.
 func (n *Node) moveTails(active []*extent, upTo int64) error {
 	var last *commit
 	for _, x := range active {
 		x.mu.Lock()
 		if l := x.live; l != nil && holds(l.tailSeg, upTo) && !x.has(flagDeleted) && !x.has(flagSealed) {
-			c, segment, err := n.journal.add(nil, 0, entryTail, x.id, l.queued, nil, l.tail(l.queued))
+			c, segment, err := n.journal.add(nil, 0, entryTail, x.id, l.flushed, nil, l.tail(l.flushed))
 			if err != nil {
 				x.mu.Unlock()
 				return err

@@ -397,7 +397,18 @@ func (j *journal) hung() (time.Time, bool) {
 // fill pre-writes the segments that have never been used, so that a write of a
 // record does not change the file system's metadata. It keeps ahead of the
 // writer; a segment that the writer reaches first is left to it.
-func (j *journal) fill(stop <-chan struct{}) error {
+func (j *journal) fill(d disk.Disk, stop <-chan struct{}) error {
+	j.mu.Lock()
+	done := j.filled >= j.count
+	j.mu.Unlock()
+	if done {
+		return nil
+	}
+	f, err := d.Open(journalName, disk.Direct) // j.file would sync every write
+	if err != nil {
+		return fmt.Errorf("pre-write the journal: %w", err)
+	}
+	defer f.Close()
 	for {
 		j.mu.Lock()
 		next := max(j.filled, j.head) + 1
@@ -412,14 +423,16 @@ func (j *journal) fill(stop <-chan struct{}) error {
 			return nil
 		default:
 		}
-		err := zero(j.file, j.at(next, 0), j.segment)
-		if err != nil {
+		if err := zero(f, j.at(next, 0), j.segment); err != nil {
 			return fmt.Errorf("pre-write the journal: %w", err)
 		}
 		j.mu.Lock()
 		j.filled, j.filling = next, -1
 		j.place()
 		j.mu.Unlock()
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("pre-write the journal: %w", syncError(err))
 	}
 	b := disk.GetBuffer(extentstore.SectorSize)
 	defer b.Put()

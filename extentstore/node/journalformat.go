@@ -61,7 +61,7 @@ import (
 //	kind       offset                  blocks        payload
 //	1 append   of the first block      the append's  all of it
 //	2 large    of the first block      the append's  of the last partial sector
-//	3 tail     length of the extent    none          of the last partial sector
+//	3 tail     end of the index        none          of the partial sector before it
 //	4 create   target size             none          kind and replicas as in the state log
 //	5 close    0                       none          none
 //	6 seal     sealed length           none          none

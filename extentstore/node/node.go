@@ -220,7 +220,7 @@ func (n *Node) open(ctx context.Context) error {
 }
 
 func (n *Node) fillJournal() {
-	if err := n.journal.fill(n.stop); err != nil {
+	if err := n.journal.fill(n.journalDisk, n.stop); err != nil {
 		if disk.IsFull(err) {
 			return // the writer will find the same, or not
 		}

@@ -112,7 +112,7 @@ var errDamaged = errors.New("its index or the journal was damaged")
 // resume makes length the extent's end, whose last partial sector replay has to
 // bring.
 func (l *live) resume(length int64) {
-	l.next, l.queued, l.flushed = length, length, length
+	l.next, l.queued, l.flushed, l.indexed = length, length, length, length
 	if whole := sectorDown(length); whole < length {
 		c := newChunk(whole, minChunk)
 		c.end = length
@@ -121,30 +121,33 @@ func (l *live) resume(length int64) {
 	}
 }
 
-// bring takes bytes of the last partial sector of what the index vouches for,
-// which stand at offset at.
-func (l *live) bring(at int64, p []byte) {
-	if len(l.chunks) == 0 || l.flushed == sectorDown(l.flushed) {
-		return
+// bring takes bytes of the partial last sector of what the index vouches for,
+// which stand at offset at. It reports whether it had use for any.
+func (l *live) bring(at int64, p []byte) bool {
+	if len(l.chunks) == 0 || l.indexed == sectorDown(l.indexed) {
+		return false
 	}
 	c := l.chunks[0]
-	from, to := max(at, c.start), min(at+int64(len(p)), l.flushed)
-	if from >= to || c.start != sectorDown(l.flushed) {
-		return
+	from, to := max(at, c.start), min(at+int64(len(p)), l.indexed, c.end)
+	if from >= to || c.start != sectorDown(l.indexed) {
+		return false
 	}
 	copy(c.bytes(from, to), p[from-at:])
 	r := &l.restoring
-	if r.start == r.end || from > r.end {
+	if r.start == r.end || from > r.end || to < r.start {
 		r.start, r.end = from, to
-		return
+	} else {
+		r.start, r.end = min(r.start, from), max(r.end, to)
 	}
-	r.start, r.end = min(r.start, from), max(r.end, to)
+	return true
 }
 
-// whole reports whether bring has brought all of it.
+// whole reports whether bring has brought all of it that is below the extent's
+// end.
 func (l *live) whole() bool {
-	return l.flushed == sectorDown(l.flushed) ||
-		l.restoring.start == sectorDown(l.flushed) && l.restoring.end == l.flushed
+	sector := sectorDown(l.indexed)
+	end := min(l.indexed, l.queued)
+	return sector >= end || l.restoring.start == sector && l.restoring.end >= end
 }
 
 // replayEntry applies one entry of the journal. What it says may be in the
@@ -223,17 +226,18 @@ func (l *live) replayBytes(n *Node, x *extent, segment int64, e *entry) {
 	if e.kind != entryAppend {
 		at = sectorDown(end)
 	}
-	if l.sealAt >= 0 && end > l.sealAt || l.failed != nil {
+	if l.failed != nil {
+		return
+	}
+	n.activate(x)
+	if l.bring(at, e.payload) && l.tailSeg == none {
+		l.tailSeg = segment
+	}
+	if e.kind == entryTail || l.sealAt >= 0 && end > l.sealAt {
 		return
 	}
 	if e.offset > l.queued {
 		l.failed = errDamaged // a gap ends the extent
-		return
-	}
-	n.activate(x)
-	l.bring(at, e.payload)
-	l.noteTail(e.kind, e.offset, end, segment)
-	if e.kind == entryTail {
 		return
 	}
 	if l.firstSeg == none {
@@ -264,17 +268,6 @@ func (l *live) replayBytes(n *Node, x *extent, segment int64, e *entry) {
 	l.next, l.queued = end, end
 }
 
-// noteTail keeps tailSeg, the oldest segment that has a byte of the partial
-// last sector, when an entry of bytes [offset, end) is in a segment.
-func (l *live) noteTail(kind byte, offset, end, segment int64) {
-	switch whole := sectorDown(end); {
-	case whole == end:
-		l.tailSeg = none
-	case whole >= offset || kind != entryAppend || l.tailSeg == none:
-		l.tailSeg = segment // the sector begins in this entry
-	}
-}
-
 // cutReplayed cuts an extent for a seal in the journal.
 func (l *live) cutReplayed(n *Node, length int64) {
 	if length < l.queued {
@@ -290,15 +283,17 @@ func (n *Node) restored(x *extent) bool {
 	if l.sealAt >= 0 {
 		l.cutReplayed(n, l.sealAt)
 	}
-	if !l.whole() && l.sealAt < 0 {
+	if !l.whole() {
 		// The journal should have had the last sector. Only what is in the
-		// file counts.
-		n.opts.Log.Error("the end of an extent is missing from the journal", "node", n.opts.ID, "extent", x.id, "length", l.queued)
+		// file counts, and of a sealed extent that may be all.
+		n.opts.Log.Error("the end of an extent is missing from the journal", "node", n.opts.ID, "extent", x.id, "length", l.queued, "indexed", l.indexed)
 		ok = false
 		l.failed = errDamaged
-		l.cut(n, l.index.Floor(sectorDown(l.flushed)))
 		l.release(n)
 		l.tailSeg = none
+		if l.sealAt < 0 {
+			l.cut(n, l.index.Floor(sectorDown(l.indexed)))
+		}
 	}
 	if end := l.index.Floor(l.queued); end != l.queued {
 		ok = false
