@@ -153,7 +153,9 @@ func (v *verifier) isFresh(nonce string, now time.Time) bool {
 	w := v.clients[nonce[:16]]
 	if w == nil {
 		if len(v.clients) >= maxClients {
-			v.expire(now)
+			if v.expire(now); len(v.clients) >= maxClients {
+				return false
+			}
 		}
 		w = new(window)
 		v.clients[nonce[:16]] = w
