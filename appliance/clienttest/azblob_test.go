@@ -139,8 +139,11 @@ func goBlocks(t *testing.T, box *container.Client) {
 	if got := read(t, b.BlobClient(), blob.HTTPRange{}); got != "part0.new." {
 		t.Errorf("blob committed again reads %q", got)
 	}
+	// All uncommitted blocks of a blob have ids of one length.
 	_, err = b.StageBlock(t.Context(), "bG9uZ2VyIGlk", body("x"), nil)
-	wantCode(t, err, 400, "")
+	noError(t, err)
+	_, err = b.StageBlock(t.Context(), ids[0], body("x"), nil)
+	wantCode(t, err, 400, bloberror.InvalidBlobOrBlock)
 }
 
 func read(t *testing.T, b *blob.Client, r blob.HTTPRange) string {
