@@ -25,7 +25,8 @@ func (s *Service) ListBlobs(ctx context.Context, req *ListBlobsRequest) (*ListBl
 	if limit <= 0 || limit > MaxListed {
 		limit = MaxListed
 	}
-	page := new(ListBlobsPage)
+	page := &ListBlobsPage{Items: make([]ListItem, 0, min(limit, 256))}
+	scratch := Row{BlobRow: new(schema.BlobRow)}
 	err = s.r.View(ctx, func(v *rangestore.Snapshot) error {
 		w := walker{c: c, prefix: req.Prefix, delimiter: req.Delimiter, uncommitted: req.Uncommitted}
 		return w.run(v, from, func(name string, value []byte) (bool, error) {
@@ -42,8 +43,12 @@ func (s *Service) ListBlobs(ctx context.Context, req *ListBlobsRequest) (*ListBl
 			case value == nil:
 				item.Uncommitted = true
 			default:
-				if err := listed(value, req.Metadata, &item.Properties); err != nil {
+				if _, err := schema.ParseMessage(value, scratch.BlobRow); err != nil { // which resets it
 					return false, err
+				}
+				item.Properties = scratch.Properties()
+				if !req.Metadata {
+					item.Metadata = nil
 				}
 			}
 			item.Name = name
@@ -54,19 +59,6 @@ func (s *Service) ListBlobs(ctx context.Context, req *ListBlobsRequest) (*ListBl
 		return nil, err
 	}
 	return page, nil
-}
-
-// listed decodes what a listing shows of a row.
-func listed(value []byte, metadata bool, p *Properties) error {
-	row, err := parseRow(value)
-	if err != nil {
-		return err
-	}
-	*p = row.Properties()
-	if !metadata {
-		p.Metadata = nil
-	}
-	return nil
 }
 
 // A walker walks a container's blobs in order of name. It looks at base rows
