@@ -116,8 +116,8 @@ func parsePlainBlockList(body []byte) ([]blob.BlockRef, error) {
 		if end < 0 {
 			return nil, errNotPlain
 		}
-		declaration := s[:end]
-		if i := bytes.Index(declaration, []byte("encoding=")); i >= 0 && !bytes.HasPrefix(bytes.ToLower(declaration[i+len(`encoding="`):]), []byte("utf-8")) {
+		declaration := bytes.ToLower(s[:end])
+		if bytes.Contains(declaration, []byte("encoding")) && !bytes.Contains(declaration, []byte("utf-8")) {
 			return nil, errNotPlain
 		}
 		s = bytes.TrimSpace(s[end+2:])
