@@ -25,8 +25,8 @@ func reportCPU(b *testing.B, begin time.Duration) {
 	b.ReportMetric(float64((cpu()-begin).Nanoseconds())/float64(b.N)/1e3, "cpu-us/op")
 }
 
-// clients runs op b.N times from n goroutines.
-func clients(b *testing.B, n int, op func(i int64) error) {
+// runClients runs op b.N times from n goroutines.
+func runClients(b *testing.B, n int, op func(i int64) error) {
 	b.Helper()
 	var next atomic.Int64
 	begin := cpu()
@@ -86,7 +86,7 @@ func BenchmarkUpdate(b *testing.B) {
 			}
 			b.Run(fmt.Sprintf("range/%s/clients=%d", where, n), func(b *testing.B) {
 				r := benchRange(b, fs, dir)
-				clients(b, n, func(i int64) error {
+				runClients(b, n, func(i int64) error {
 					key := fmt.Appendf(nil, "container/blob%09d", i*7919%1000000)
 					return r.Update(context.Background(), Latches{Write: [][]byte{key}, Read: [][]byte{[]byte("container")}}, func(tx *Tx) error {
 						if _, _, err := tx.Get(key); err != nil {
@@ -103,7 +103,7 @@ func BenchmarkUpdate(b *testing.B) {
 					b.Fatal(err)
 				}
 				defer db.Close()
-				clients(b, n, func(i int64) error {
+				runClients(b, n, func(i int64) error {
 					return db.Set(fmt.Appendf(nil, "container/blob%09d", i*7919%1000000), value, pebble.Sync)
 				})
 			})
@@ -151,11 +151,11 @@ func BenchmarkGet(b *testing.B) {
 		_ = read(i)
 	}
 	for _, n := range []int{1, 16} {
-		b.Run(fmt.Sprintf("hit/clients=%d", n), func(b *testing.B) { clients(b, n, read) })
+		b.Run(fmt.Sprintf("hit/clients=%d", n), func(b *testing.B) { runClients(b, n, read) })
 	}
 	b.Run("miss/clients=1", func(b *testing.B) {
-		clients(b, 1, func(i int64) error {
-			_, err := r.Get(context.Background(), fmt.Appendf(nil, "container/none%09d", i), func([]byte) error { return nil })
+		runClients(b, 1, func(i int64) error {
+			_, err := r.Get(context.Background(), fmt.Appendf(nil, "container/blob%09dx", i*7919%rows), func([]byte) error { return nil })
 			return err
 		})
 	})
