@@ -77,7 +77,7 @@ func OpenDev(ctx context.Context, opts DevOptions) (*Dev, error) {
 	for _, step := range []func(context.Context) error{
 		d.openLocation, d.checkMount, d.openPorts, d.claimLocation, d.serveHealth,
 		d.openStreamLayer, d.openPartitionLayer, d.openServices,
-		d.serveAdmin, d.serveFrontEnd, d.mount, d.announce,
+		d.serveAdmin, d.serveFiles, d.serveFrontEnd, d.mount, d.announce,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -145,6 +145,9 @@ type ports struct {
 
 func (d *Dev) openPorts(context.Context) error {
 	o := &d.opts
+	if ip := net.ParseIP(o.FileHost); o.Certificate == nil && o.FileHost != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return stamp.Errorf(stamp.Denied, "appliance.OpenDev", "mounts on %s need a certificate: without TLS everybody on the way could read and change files", o.FileHost)
+	}
 	for _, p := range []struct {
 		what string
 		host string

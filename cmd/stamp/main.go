@@ -51,6 +51,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Suggest:              true,
 		Commands: []*cli.Command{
 			devCommand(),
+			mountCommand(),
+			umountCommand(),
 			accountCommand(),
 			blobCommand(),
 			streamCommand(),
