@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 60, "seeds of the crash test")
+	seeds = flag.Int("seeds", 30, "seeds of the crash test")
 	first = flag.Uint64("seed", 1, "first seed of the crash test")
 )
 

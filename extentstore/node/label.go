@@ -91,7 +91,7 @@ func (n *Node) claimDisk() (label, error) {
 	switch {
 	case slices.Contains(names, formattingName):
 		return n.format(names)
-	case len(names) == 0:
+	case len(names) == 0, len(names) == 1 && names[0] == formattingName+".new":
 		return n.format(nil)
 	case !slices.Contains(names, labelName):
 		return label{}, stamp.Errorf(stamp.Invalid, op, "%s is not empty and not the disk of an extent node", where)
