@@ -247,7 +247,7 @@ func (r *snapshotReader) next() (kind byte, err error) {
 
 func (r *snapshotReader) take(n int) []byte {
 	if len(r.rest) < n {
-		r.bad = true
+		r.bad, r.rest = true, nil
 		return make([]byte, n)
 	}
 	p := r.rest[:n]

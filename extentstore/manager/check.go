@@ -1,0 +1,82 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+
+	"stamp"
+	"stamp/extentstore"
+)
+
+// Check looks for contradictions in the state: it walks everything, under the
+// lock, so it is for tests and for operators in doubt.
+func (m *Manager) Check(ctx context.Context) error {
+	return m.read(ctx, func(s *State) error { return s.check() })
+}
+
+// check verifies the invariants of the state:
+//
+//   - references of an extent are the entries of streams that point to it;
+//   - only the last extent of a stream may be unsealed, and only that stream
+//     has it;
+//   - a condemned extent has no references;
+//   - ids of extents are issued, and not foreign;
+//   - garbage is exactly the extents without references.
+func (s *State) check() error {
+	refs := map[extentstore.ExtentID]uint32{}
+	var err error
+	fail := func(format string, args ...any) bool {
+		err = stamp.Errorf(stamp.Corrupt, "manager.check", format, args...)
+		return false
+	}
+	s.streams.Scan(func(name string, st *stream) bool {
+		if bad := checkName(name); bad != nil {
+			return fail("%w", bad)
+		}
+		if len(st.inline) > 0 && len(st.extents) > 0 {
+			return fail("stream %s has content in its entry and extents", name)
+		}
+		for i, id := range st.extents {
+			refs[id]++
+			e, ok := s.extents.Get(id)
+			switch {
+			case !ok || e.condemned:
+				return fail("stream %s points to extent %v, which is gone", name, id)
+			case e.length == unsealed && (i < len(st.extents)-1 || e.refs != 1):
+				return fail("stream %s: extent %v, number %d of %d with %d references, is unsealed", name, id, i+1, len(st.extents), e.refs)
+			}
+		}
+		return true
+	})
+	nGarbage, nUnsealed := 0, 0
+	s.extents.Scan(func(id extentstore.ExtentID, e extent) bool {
+		if err != nil {
+			return false
+		}
+		_, foreign := s.foreign.Get(id)
+		_, garbage := s.garbage.Get(ageKey(e.since, id))
+		if e.refs == 0 {
+			nGarbage++
+		}
+		if e.length == unsealed {
+			nUnsealed++
+		}
+		switch {
+		case e.refs != refs[id]:
+			return fail("extent %v has %d references, %d streams point to it", id, e.refs, refs[id])
+		case e.condemned && e.refs > 0:
+			return fail("extent %v is condemned and has %d references", id, e.refs)
+		case foreign || id >= s.next:
+			return fail("extent %v was never issued; next is %v", id, s.next)
+		case garbage != (e.refs == 0):
+			return fail("extent %v has %d references, garbage: %v", id, e.refs, garbage)
+		case len(s.nodesOf(e.replicas)) == 0:
+			return fail("extent %v is on no node", id)
+		}
+		return true
+	})
+	if err == nil && (nGarbage != s.garbage.Len() || nUnsealed != s.nUnsealed) {
+		err = fmt.Errorf("%d garbage and %d unsealed, %d and %d were counted", s.garbage.Len(), s.nUnsealed, nGarbage, nUnsealed)
+	}
+	return err
+}
