@@ -168,15 +168,32 @@ func (i *inode) append(data []byte) bool {
 	if w == nil || over {
 		return false
 	}
-	block := extentstore.NewBlock(data)
+	blocks := blocksOf(i.kind, data)
 	if i.kind == extentstore.CommitLog {
 		i.fs.logSince.Store(i.fs.opts.Clock.Now().UnixNano())
 		defer i.fs.logSince.Store(0)
 	}
 	begin := i.fs.opts.Clock.Now()
-	ok := i.fs.persist("append", name, func(ctx context.Context, _ int) error { return i.tell(ctx, w.Append(ctx, block)) })
+	ok := i.fs.persist("append", name, func(ctx context.Context, _ int) error { return i.tell(ctx, w.Append(ctx, blocks...)) })
 	i.fs.metrics.appended(i.kind, len(data), i.fs.opts.Clock.Now().Sub(begin))
 	return ok
+}
+
+// rowBlock is the size of the blocks in which row data is appended. A block is
+// what an ExtentNode reads and verifies at least; Pebble reads 16 KiB.
+const rowBlock = 32 << 10
+
+func blocksOf(kind extentstore.StreamKind, data []byte) []extentstore.Block {
+	if kind != extentstore.RowData {
+		return []extentstore.Block{extentstore.NewBlock(data)}
+	}
+	blocks := make([]extentstore.Block, 0, (len(data)+rowBlock-1)/rowBlock)
+	for len(data) > 0 {
+		n := min(len(data), rowBlock)
+		blocks = append(blocks, extentstore.NewBlock(data[:n]))
+		data = data[n:]
+	}
+	return blocks
 }
 
 // tell judges the error of an append. Only a refusal that certainly had no

@@ -90,8 +90,8 @@ func (f folder) create(ctx context.Context, name string, opts stream.CreateOptio
 
 func (f folder) open(name string) (source, error) { return f.Folder.Open(name) }
 
-// FS implements vfs.FS. It has one directory, "/". Streams of kind BlobData in
-// the folder are none of its files.
+// FS implements vfs.FS. It has one directory, "/". Streams of kind BlobData
+// and MovedData in the folder are none of its files.
 type FS struct {
 	streams streams
 	opts    Options
@@ -149,7 +149,7 @@ func newFS(s streams, opts Options) (*FS, error) {
 	fs.ctx, fs.cancel = context.WithCancel(context.Background())
 	for _, info := range s.List() {
 		name := strings.TrimPrefix(info.Name, s.Name())
-		if info.Kind == extentstore.BlobData || strings.Contains(name, "/") {
+		if info.Kind == extentstore.BlobData || info.Kind == extentstore.MovedData || strings.Contains(name, "/") {
 			continue
 		}
 		fs.files[name] = fs.existing(name, info)
