@@ -14,11 +14,15 @@ package consensus
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -64,6 +68,9 @@ type Options struct {
 	Dir     string  // Required: log, vote and snapshots. Made if missing.
 	ID      string  // Required: this member.
 	Machine Machine // Required.
+	// MustExist says that Dir has been used before: if its log has gone,
+	// that is damage and not a new beginning.
+	MustExist bool
 
 	// Transport reaches the other members; nil means that there are none.
 	// Members are the first voters, used when Dir is new; nil means this
@@ -86,11 +93,12 @@ type Options struct {
 // A Log is one member of a replicated log. Its methods are safe for concurrent
 // use.
 type Log struct {
-	raft  *raft.Raft
-	store *store
-	alone bool
-	stop  chan struct{} // closed by Close
-	done  chan struct{} // closed when watch has ended
+	raft    *raft.Raft
+	store   *store
+	machine *machine
+	alone   bool
+	stop    chan struct{} // closed by Close
+	done    chan struct{} // closed when watch has ended
 
 	// calls is held for reading by every call that waits for raft, because
 	// raft forgets what still waits in its queues when it is shut down.
@@ -111,8 +119,8 @@ func Open(opts Options) (*Log, error) {
 		return nil, stamp.Errorf(stamp.Invalid, op, "Dir, ID and Machine are required")
 	}
 	fillDefaults(&opts)
-	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
-		return nil, stamp.Errorf(stamp.Unavailable, op, "make %s: %w", opts.Dir, err)
+	if err := prepare(&opts); err != nil {
+		return nil, err
 	}
 	logger := newLogger(opts.Log)
 	store, err := openStore(&opts, logger)
@@ -125,6 +133,21 @@ func Open(opts Options) (*Log, error) {
 	}
 	go l.watch()
 	return l, nil
+}
+
+// prepare makes the directory, or looks at what is there without changing it.
+func prepare(o *Options) error {
+	_, err := os.Stat(filepath.Join(o.Dir, metadb.FileName))
+	switch {
+	case err != nil && o.MustExist:
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s is missing: %w", o.Dir, err)
+	case err != nil:
+		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+			return stamp.Errorf(stamp.Unavailable, op, "make %s: %w", o.Dir, err)
+		}
+		return nil
+	}
+	return checkTail(o.Dir)
 }
 
 func fillDefaults(o *Options) {
@@ -187,7 +210,7 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 	if err != nil {
 		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", o.Dir, err)
 	}
-	if known {
+	if known || o.MustExist {
 		if err := checkNotEmpty(o.Dir, l.store, snaps); err != nil {
 			return err
 		}
@@ -200,7 +223,8 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 	if err != nil {
 		return stamp.Errorf(stamp.Other, op, "log cache: %w", err)
 	}
-	l.raft, err = raft.NewRaft(conf, &machine{o.Machine}, cache, l.store, snaps, transport)
+	l.machine = &machine{m: o.Machine}
+	l.raft, err = raft.NewRaft(conf, l.machine, cache, l.store, snaps, transport)
 	if err != nil {
 		return stamp.Errorf(stamp.Corrupt, op, "the log or snapshot in %s cannot be used: %w", o.Dir, err)
 	}
@@ -306,7 +330,7 @@ func (l *Log) Ready(ctx context.Context) error {
 	l.mu.Unlock()
 	select {
 	case <-ready:
-		return nil
+		return l.machine.whole()
 	case <-ctx.Done():
 		return stamp.Errorf(stamp.Unavailable, "consensus.Ready", "no leader yet: %w", context.Cause(ctx))
 	}
@@ -323,8 +347,8 @@ func (l *Log) Leads() bool {
 // longestQueue is how long a command may wait for a place in the log.
 const longestQueue = 10 * time.Second
 
-// Propose puts a command on the log and returns what Apply made of it. The
-// command must not be changed afterwards. Errors: Unavailable and Busy say that
+// Propose puts a command on the log and returns what Apply made of it.
+// Errors: Unavailable and Busy say that
 // it has not taken effect and never will, Timeout that it may. Once the
 // command is on its way the end of ctx is not waited for: whoever asked learns
 // the outcome.
@@ -334,12 +358,12 @@ func (l *Log) Propose(ctx context.Context, command []byte) (any, error) {
 	}
 	var result any
 	err := l.ask("consensus.Propose", func() error {
-		f := l.raft.Apply(command, longestQueue)
+		f := l.raft.Apply(seal(command), longestQueue)
 		if err := f.Error(); err != nil {
 			return proposeError(err)
 		}
 		result = f.Response()
-		return nil
+		return l.machine.whole()
 	})
 	return result, err
 }
@@ -363,6 +387,9 @@ func (l *Log) Read(ctx context.Context) error {
 	}
 	if !l.Leads() {
 		return stamp.Errorf(stamp.Unavailable, "consensus.Read", "this member does not lead")
+	}
+	if err := l.machine.whole(); err != nil {
+		return err
 	}
 	if l.alone {
 		return nil
@@ -402,12 +429,47 @@ func (l *Log) Close() error {
 	return errors.Join(err, l.store.Close())
 }
 
-// machine is what raft sees of a Machine.
-type machine struct{ m Machine }
+// machine is what raft sees of a Machine. An entry of the log is the CRC-32C of
+// the command, 4 bytes little-endian, and the command: raft-wal keeps entries
+// without a checksum that is looked at when they are read.
+//
+// A damaged entry stops the machine for good: to skip a command, or apply a
+// wrong one, is to lose the state.
+type machine struct {
+	m      Machine
+	damage atomic.Pointer[error]
+}
 
-func (f *machine) Apply(l *raft.Log) any          { return f.m.Apply(l.Data) }
+func seal(command []byte) []byte {
+	p := make([]byte, 4, 4+len(command))
+	binary.LittleEndian.PutUint32(p, crc32.Checksum(command, castagnoli))
+	return append(p, command...)
+}
+
+func (f *machine) Apply(l *raft.Log) any {
+	if f.damage.Load() == nil && (len(l.Data) < 4 || crc32.Checksum(l.Data[4:], castagnoli) != binary.LittleEndian.Uint32(l.Data)) {
+		err := stamp.Errorf(stamp.Corrupt, "consensus.Apply", "entry %d of the log is damaged", l.Index)
+		f.damage.Store(&err)
+	}
+	if err := f.damage.Load(); err != nil {
+		return *err
+	}
+	return f.m.Apply(l.Data[4:])
+}
+
+// whole returns the damage, if there is any.
+func (f *machine) whole() error {
+	if err := f.damage.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 func (f *machine) Restore(rc io.ReadCloser) error { return errors.Join(f.m.Restore(rc), rc.Close()) }
 func (f *machine) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.whole(); err != nil {
+		return nil, err
+	}
 	s, err := f.m.Snapshot()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -145,6 +146,81 @@ func TestMissingLogIsCorrupt(t *testing.T) {
 	}
 	if stamp.KindOf(err) != stamp.Corrupt {
 		t.Fatalf("open with %d zeroed log files: got %v, want Corrupt", len(logs), err)
+	}
+}
+
+// TestDamagedLog flips one byte of the log at a time. A log that is opened all
+// the same misses nothing but its last batch, which looks like one that a
+// crash has torn.
+func TestDamagedLog(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Options{Dir: dir, ID: "a", Machine: &adder{}, SegmentSize: 64 << 10})
+	ready(t, l)
+	const commands = 20
+	for range commands {
+		propose(t, l, 1)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.wal"))
+	whole, err := os.ReadFile(logs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := goodEnd(whole)
+	if later := laterBatch(whole, end); end < 500 || later != 0 {
+		t.Fatalf("a good log: ends at %d, and there is a batch at %d", end, later)
+	}
+	refused := 0
+	for at := walHeader; at < end; at += 41 {
+		bad := bytes.Clone(whole)
+		bad[at] ^= 0x5a
+		if err := os.WriteFile(logs[0], bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkTail(dir); err != nil {
+			refused++
+			continue
+		}
+		// Nothing good behind it: at most the last batch is lost, which is
+		// one command here, behind it perhaps the one that made the leader.
+		if lost := end - goodEnd(bad); lost > 100 {
+			t.Errorf("damage at %d of %d would cut off %d bytes", at, end, lost)
+		}
+	}
+	t.Logf("%d of %d damages refused", refused, (end-walHeader)/41)
+	if refused < (end-walHeader)/41-4 {
+		t.Errorf("only %d damages were refused", refused)
+	}
+	bad := bytes.Clone(whole)
+	bad[end/2] ^= 1
+	if err := os.WriteFile(logs[0], bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err = Open(Options{Dir: dir, ID: "a", Machine: &adder{}, MustExist: true})
+	if err == nil {
+		l.Close()
+	}
+	if stamp.KindOf(err) != stamp.Corrupt {
+		t.Errorf("got %v, want Corrupt", err)
+	}
+}
+
+func TestDamagedEntryStops(t *testing.T) {
+	a := &adder{}
+	m := &machine{m: a}
+	good := seal(number(1))
+	m.Apply(&raft.Log{Index: 1, Data: good})
+	bad := bytes.Clone(good)
+	bad[5] ^= 1
+	m.Apply(&raft.Log{Index: 2, Data: bad})
+	m.Apply(&raft.Log{Index: 3, Data: good})
+	if a.sum != 1 || stamp.KindOf(m.whole()) != stamp.Corrupt {
+		t.Errorf("got sum %d and %v, want 1 and Corrupt", a.sum, m.whole())
+	}
+	if _, err := m.Snapshot(); err == nil {
+		t.Error("a state that lacks commands was put into a snapshot")
 	}
 }
 

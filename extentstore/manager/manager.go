@@ -105,6 +105,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.log, err = consensus.Open(consensus.Options{
 		Dir: filepath.Join(opts.Dir, logFolder), ID: "manager-1", Machine: m.machine,
+		MustExist: lab.State == stateReady,
 		Heartbeat: opts.Heartbeat, SnapshotEvery: opts.SnapshotEvery, Log: opts.Log,
 	})
 	if err != nil {

@@ -241,7 +241,7 @@ func (t *transaction) vacate(name string, replace bool) error {
 func (t *transaction) create(op *command.Op) error {
 	kind := extentstore.StreamKind(op.Stream)
 	switch {
-	case kind < extentstore.Metadata || kind > extentstore.BlobData:
+	case kind < extentstore.Metadata || kind > extentstore.MovedData:
 		return stamp.Errorf(stamp.Invalid, "manager", "stream %s cannot be of kind %v", op.Name, kind)
 	case len(op.Inline) > extentstore.MaxInline:
 		return stamp.Errorf(stamp.Invalid, "manager", "%d bytes are too many for the entry of %s", len(op.Inline), op.Name)

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"sync"
+	"time"
 
 	"stamp"
 	"stamp/extentstore"
@@ -131,29 +132,46 @@ func (m *Manager) decideLength(info extentstore.ExtentInfo, got []answer) (int64
 }
 
 // force tells the replicas of sealed extents their length. It waits for those
-// that answer; the others are told when they are back.
+// that answer in time; the others are told as soon as they do.
 func (m *Manager) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 	if len(infos) == 1 && len(infos[0].Replicas) == 1 {
 		m.forceReplica(ctx, infos[0], infos[0].Replicas[0])
 		return
 	}
-	var wg sync.WaitGroup
 	limit := make(chan struct{}, maxParallel)
+	told := make(chan struct{}, len(infos)*extentstore.MaxReplicas)
+	waiting := 0
 	for _, info := range infos {
 		for _, name := range info.Replicas {
 			if n := m.nodes[name]; n != nil && !n.isUp() {
-				m.todo.add(task{extent: info.ID, node: name}) // a silent node holds up nobody
+				m.todo.add(task{extent: info.ID, node: name})
 				continue
 			}
+			waiting++
 			limit <- struct{}{}
-			wg.Go(func() {
+			m.work.Go(func() {
 				m.forceReplica(ctx, info, name)
 				<-limit
+				told <- struct{}{}
 			})
 		}
 	}
-	wg.Wait()
+	patience := m.opts.Clock.NewTimer(forcePatience)
+	defer patience.Stop()
+	for ; waiting > 0; waiting-- {
+		select {
+		case <-told:
+		case <-patience.C():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
+
+// forcePatience is how long a seal waits for replicas to be told of it. The
+// length is on the log by then: a silent node holds up nobody.
+const forcePatience = 100 * time.Millisecond
 
 // maxParallel bounds the calls of ExtentNodes that one request makes at once.
 const maxParallel = 64

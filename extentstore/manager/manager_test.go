@@ -1,0 +1,334 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/manager"
+	"stamp/extentstore/streamtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func limit(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantKind(t *testing.T, err error, want stamp.Kind) {
+	t.Helper()
+	if err == nil || stamp.KindOf(err) != want {
+		t.Fatalf("got error %v, want one of kind %v", err, want)
+	}
+}
+
+// owner acquires a folder and makes a stream with a first extent.
+func owner(t testing.TB, l *streamtest.Layer) (stamp.Epoch, extentstore.ExtentInfo) {
+	t.Helper()
+	epoch, _, err := l.Manager.Acquire(limit(t), "/a/")
+	ok(t, err)
+	infos, err := l.Manager.MultiModify(limit(t), map[string]stamp.Epoch{"/a/": epoch},
+		[]extentstore.Op{{Kind: extentstore.OpCreate, Name: "/a/x", Stream: extentstore.CommitLog, First: true, Replace: true}})
+	ok(t, err)
+	return epoch, infos[0].Extents[0]
+}
+
+func add(t testing.TB, l *streamtest.Layer, e extentstore.ExtentInfo, payload string) {
+	t.Helper()
+	n, err := l.Node(e.Replicas[0])
+	ok(t, err)
+	_, err = n.Append(limit(t), e.ID, []extentstore.Block{extentstore.NewBlock([]byte(payload))})
+	ok(t, err)
+}
+
+func TestSealAsksReplicas(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
+	_, e := owner(t, l)
+	add(t, l, e, "acknowledged")
+	// One secondary has more than the others: an append that was not
+	// acknowledged.
+	more, err := l.Node(e.Replicas[1])
+	ok(t, err)
+	ok(t, more.Replicate(limit(t), e.ID, 12, []extentstore.Block{extentstore.NewBlock([]byte(" and more"))}))
+	n, err := l.Manager.Seal(limit(t), e.ID, -1)
+	if err != nil || n != 12 {
+		t.Fatalf("got length %d and %v, want 12", n, err)
+	}
+	for _, at := range []int64{-1, 5, 12, 100} {
+		if n, err := l.Manager.Seal(limit(t), e.ID, at); err != nil || n != 12 {
+			t.Errorf("sealed again at %d: got %d and %v, want 12", at, n, err)
+		}
+	}
+	for _, name := range e.Replicas {
+		node, err := l.Node(name)
+		ok(t, err)
+		if state, err := node.Stat(limit(t), e.ID); err != nil || !state.Sealed || state.Length != 12 {
+			t.Errorf("%s: got %+v and %v, want sealed at 12", name, state, err)
+		}
+	}
+	_, err = l.Manager.Seal(limit(t), 9999, -1)
+	wantKind(t, err, stamp.NotFound)
+}
+
+// TestSealWithOneNodeDown seals without waiting for a silent node, which is
+// forced to the length when it is back.
+func TestSealWithOneNodeDown(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
+	_, e := owner(t, l)
+	add(t, l, e, "hello")
+	victim := l.Faulty(e.Replicas[0])
+	victim.Delay(time.Hour)
+	start := time.Now()
+	n, err := l.Manager.Seal(limit(t), e.ID, -1)
+	if err != nil || n != 5 {
+		t.Fatalf("got length %d and %v, want 5", n, err)
+	}
+	// The second try is what costs most here: telling it the length.
+	t.Logf("sealed after %v", time.Since(start))
+	victim.Delay(0)
+	for range 100 {
+		if state, err := victim.Stat(limit(t), e.ID); err == nil && state.Sealed && state.Length == 5 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("the node that was silent was not forced to the length")
+}
+
+func TestSealWithoutAnyAnswer(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 1, Fake: true})
+	_, e := owner(t, l)
+	add(t, l, e, "hello")
+	l.Faulty(e.Replicas[0]).SetDown(true)
+	_, err := l.Manager.Seal(limit(t), e.ID, -1)
+	wantKind(t, err, stamp.Unavailable)
+	_, _, err = l.Manager.Acquire(limit(t), "/a/")
+	wantKind(t, err, stamp.Unavailable)
+	l.Faulty(e.Replicas[0]).SetDown(false)
+	_, infos, err := l.Manager.Acquire(limit(t), "/a/")
+	if err != nil || infos[0].SealedLength() != 5 {
+		t.Errorf("got %+v and %v, want 5 bytes", infos, err)
+	}
+}
+
+// TestCreateFails lets nodes refuse to create replicas: the extent is placed
+// elsewhere, and when there is nowhere, nothing is left behind.
+func TestCreateFails(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 4, Replicas: 3, Fake: true})
+	for _, kind := range []stamp.Kind{stamp.Unavailable, stamp.Full, stamp.Invalid} {
+		l.Faulty("node-2").Refuse("Create", kind)
+		for range 8 {
+			_, e := owner(t, l)
+			if len(e.Replicas) != 3 {
+				t.Fatalf("%v: got replicas %v, want three", kind, e.Replicas)
+			}
+			add(t, l, e, "works")
+		}
+		l.Faulty("node-2").Refuse("Create", stamp.Other)
+	}
+	ok(t, l.Manager.Check(limit(t)))
+}
+
+func TestAllocateRefuses(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
+	epoch, e := owner(t, l)
+	_, err := l.Manager.Allocate(limit(t), "/a/x", epoch, nil)
+	wantKind(t, err, stamp.Exists)
+	_, err = l.Manager.Allocate(limit(t), "/a/y", epoch, nil)
+	wantKind(t, err, stamp.NotFound)
+	_, err = l.Manager.Allocate(limit(t), "/a/x", epoch-1, nil)
+	wantKind(t, err, stamp.Fenced)
+	_, err = l.Manager.Allocate(limit(t), "/a/x", epoch+1, nil)
+	wantKind(t, err, stamp.Invalid)
+	_, err = l.Manager.Seal(limit(t), e.ID, 0)
+	ok(t, err)
+	next, err := l.Manager.Allocate(limit(t), "/a/x", epoch, []extentstore.NodeID{"node-1"})
+	ok(t, err)
+	if len(next.Replicas) != 2 {
+		t.Errorf("avoiding one node of three: got replicas %v, want two", next.Replicas)
+	}
+	info, err := l.Manager.Stat(limit(t), "/a/x")
+	if err != nil || len(info.Extents) != 1 || info.Extents[0].ID != next.ID {
+		t.Errorf("the empty extent was not dropped: got %+v and %v", info.Extents, err)
+	}
+}
+
+// TestIDsAreNeverReused opens the manager again and again.
+func TestIDsAreNeverReused(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Fake: true})
+	var last extentstore.ExtentID
+	for range 4 {
+		for range 3 {
+			_, e := owner(t, l)
+			if e.ID <= last {
+				t.Fatalf("got id %v after %v", e.ID, last)
+			}
+			last = e.ID
+		}
+		l.CloseManager()
+		l.OpenManager()
+	}
+}
+
+func openIn(t *testing.T, dir string, id extentstore.StampID) error {
+	t.Helper()
+	m, err := manager.Open(limit(t), manager.Options{Dir: dir, Stamp: id, Nodes: noNodes{}, NodeIDs: []extentstore.NodeID{"dev-1"}})
+	if err == nil {
+		ok(t, m.Close())
+	}
+	return err
+}
+
+type noNodes struct{}
+
+func (noNodes) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+	return nil, stamp.Errorf(stamp.NotFound, "test", "no node %s", id)
+}
+
+// tree lists files with their sizes and contents, to see whether something has
+// changed.
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	var all string
+	ok(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		p, err := os.ReadFile(path)
+		all += fmt.Sprintf("%s %d %08x\n", path, len(p), extentstore.Checksum(p))
+		return err
+	}))
+	return all
+}
+
+func TestDirectories(t *testing.T) {
+	dir := t.TempDir()
+	fresh := filepath.Join(dir, "fresh")
+	ok(t, openIn(t, fresh, ""))
+	ok(t, openIn(t, fresh, ""))
+	made := func(name string, files map[string]string) string {
+		d := filepath.Join(dir, name)
+		for file, content := range files {
+			path := filepath.Join(d, file)
+			ok(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			ok(t, os.WriteFile(path, []byte(content), 0o600))
+		}
+		return d
+	}
+	for name, c := range map[string]struct {
+		dir  string
+		want stamp.Kind
+	}{
+		"another stamp's":  {fresh, stamp.Invalid},
+		"foreign":          {made("foreign", map[string]string{"thesis.txt": "years of work"}), stamp.Invalid},
+		"damaged label":    {made("damaged", map[string]string{"manager.json": "{\"format\":"}), stamp.Corrupt},
+		"another role":     {made("role", map[string]string{"manager.json": `{"format":1,"role":"node","stamp":"s","state":"ready"}`}), stamp.Corrupt},
+		"a later format":   {made("later", map[string]string{"manager.json": `{"format":2,"role":"manager","stamp":"s","state":"ready"}`}), stamp.Unsupported},
+		"log lost":         {made("lost", map[string]string{"manager.json": `{"format":1,"role":"manager","stamp":"other","state":"ready"}`}), stamp.Corrupt},
+		"not a directory":  {filepath.Join(made("file", map[string]string{"x": ""}), "x"), stamp.Unavailable},
+		"log of a stamp's": {made("empty-log", map[string]string{"manager.json": `{"format":1,"role":"manager","stamp":"other","state":"ready"}`, "raft/x": ""}), stamp.Corrupt},
+	} {
+		before := tree(t, c.dir)
+		if err := openIn(t, c.dir, "other"); stamp.KindOf(err) != c.want || err == nil {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		} else {
+			t.Logf("%s: %v", name, err)
+		}
+		if after := tree(t, c.dir); after != before {
+			t.Errorf("%s: the directory was changed:\n%s\n%s", name, before, after)
+		}
+	}
+}
+
+// TestCrashDuringFirstStart leaves a label without a log, or half a label.
+func TestCrashDuringFirstStart(t *testing.T) {
+	dir := t.TempDir()
+	ok(t, os.WriteFile(filepath.Join(dir, "manager.json.tmp"), []byte("{"), 0o600))
+	ok(t, openIn(t, dir, ""))
+
+	dir = t.TempDir()
+	ok(t, os.WriteFile(filepath.Join(dir, "manager.json"), []byte(`{"format":1,"role":"manager","stamp":"s","state":"new"}`), 0o600))
+	ok(t, os.MkdirAll(filepath.Join(dir, "raft"), 0o700))
+	ok(t, os.WriteFile(filepath.Join(dir, "raft", "half"), nil, 0o600))
+	ok(t, openIn(t, dir, "s"))
+	ok(t, openIn(t, dir, "s"))
+}
+
+// TestConcurrentChanges makes and deletes streams from many goroutines, with
+// snapshots of the state going on, and opens the manager again.
+func TestConcurrentChanges(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Fake: true})
+	epoch, _, err := l.Manager.Acquire(limit(t), "/a/")
+	ok(t, err)
+	epochs := map[string]stamp.Epoch{"/a/": epoch}
+	var wg sync.WaitGroup
+	ctx := limit(t)
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 100 {
+				name := fmt.Sprintf("/a/%d-%d", g, i)
+				ops := []extentstore.Op{{Kind: extentstore.OpCreate, Name: name, Stream: extentstore.RowData, First: i%3 == 0}}
+				if i > 0 && i%2 == 0 {
+					ops = append(ops, extentstore.Op{Kind: extentstore.OpDelete, Name: fmt.Sprintf("/a/%d-%d", g, i-1)})
+				}
+				if _, err := l.Manager.MultiModify(ctx, epochs, ops); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	ok(t, l.Manager.Check(ctx))
+	before, err := l.Manager.List(ctx, "/a/", "", 10000)
+	ok(t, err)
+	l.CloseManager()
+	l.OpenManager()
+	ok(t, l.Manager.Check(ctx))
+	after, err := l.Manager.List(ctx, "/a/", "", 10000)
+	ok(t, err)
+	if fmt.Sprint(before) != fmt.Sprint(after) || len(after) != 8*51 {
+		t.Errorf("got %d streams after opening again, %d before, want %d", len(after), len(before), 8*51)
+	}
+}
+
+func TestCloseIsQuick(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
+	for range 20 {
+		owner(t, l)
+	}
+	l.Faulty("node-1").Delay(time.Hour)
+	start := time.Now()
+	l.CloseManager()
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("Close took %v with a node that hangs", d)
+	}
+	l.Faulty("node-1").Delay(0)
+}
+
+func TestCallerGone(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Fake: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := l.Manager.Acquire(ctx, "/a/"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+}
