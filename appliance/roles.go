@@ -141,8 +141,12 @@ func (d *Dev) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	moved, err := blob.NewMoved(ctx, d.ranges.Folder(server.Blob), d.streams)
+	if err != nil {
+		return err
+	}
 	d.blobs, err = blob.Open(ctx, blob.Options{
-		Range: d.ranges.Range(server.Blob), Data: data, Space: d.space, Log: d.log, Metrics: d.registry,
+		Range: d.ranges.Range(server.Blob), Data: data, Moved: moved, Space: d.space, Log: d.log, Metrics: d.registry,
 	})
 	if err != nil {
 		return err

@@ -190,6 +190,7 @@ const (
 	CommitLog                       // its log
 	RowData                         // its checkpoints
 	BlobData                        // the bits of blobs
+	MovedData                       // bits of blobs that were moved to win space, for which the reserve may be used
 )
 
 // String is the name of the kind as tools print it.
@@ -203,6 +204,8 @@ func (k StreamKind) String() string {
 		return "rowdata"
 	case BlobData:
 		return "blobdata"
+	case MovedData:
+		return "moveddata"
 	}
 	return "kind" + strconv.Itoa(int(k))
 }

@@ -95,7 +95,11 @@ func (n *Fake) take(op string, x *fakeExtent, offset int64, blocks []extentstore
 	for i := range blocks {
 		total += int64(len(blocks[i].Payload))
 	}
-	if n.used.Add(total) > n.capacity {
+	limit := n.capacity
+	if x.spec.Kind.UserData() {
+		limit -= n.reserve()
+	}
+	if n.used.Add(total) > limit {
 		n.used.Add(-total)
 		return 0, stamp.Errorf(stamp.Full, op, "no space for %d bytes", total)
 	}
@@ -361,9 +365,12 @@ func (n *Fake) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore
 func (n *Fake) Disk(context.Context) (extentstore.DiskState, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	reserve := n.capacity / 32
-	return extentstore.DiskState{Capacity: n.capacity, Free: n.capacity - reserve - n.used.Load(), Reserve: reserve}, nil
+	free := max(0, n.capacity-n.reserve()-n.used.Load())
+	return extentstore.DiskState{Capacity: n.capacity, Free: free, Reserve: n.reserve()}, nil
 }
+
+// reserve is what user data does not get.
+func (n *Fake) reserve() int64 { return n.capacity / 32 }
 
 // Damage makes the checksum unit at offset bad.
 func (n *Fake) Damage(id extentstore.ExtentID, offset int64) {

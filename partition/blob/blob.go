@@ -52,6 +52,12 @@ type Options struct {
 	Range *rangestore.Range // Required: holds the Blob table.
 	Data  Data              // Required: the range's blob data stream, see NewData.
 
+	// Moved is the stream that the collector moves bits to, see NewMoved; nil
+	// means Data. It may use the disks' reserve, so that a full stamp can win
+	// space by copying. Ids of extents are unique over both streams, and
+	// Data reads the extents of both.
+	Moved Data
+
 	// Space tells how full the stamp's disks are; nil means never full. It
 	// is asked per write and must answer from memory.
 	Space func() extentstore.Space

@@ -42,7 +42,7 @@ func (s *Service) Check(ctx context.Context) (*Report, error) {
 		extents: make(map[extentstore.ExtentID]extentstore.ExtentInfo),
 		ends:    make(map[extentstore.ExtentID]int64),
 	}
-	k.addExtents(s.opts.Data.Extents())
+	k.addExtents(s.extents())
 	var recorded map[extentstore.ExtentID]int64
 	err := s.r.View(ctx, func(v *rangestore.Snapshot) (err error) {
 		if recorded, err = readLive(v); err != nil {
@@ -58,7 +58,7 @@ func (s *Service) Check(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.addExtents(s.opts.Data.Extents())
+	k.addExtents(s.extents())
 	k.compare(recorded)
 	return k.report, nil
 }

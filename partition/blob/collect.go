@@ -34,7 +34,7 @@ const (
 	manySmall      = 64               // when there are so many
 	expireEvery    = time.Hour        // between two looks at uncommitted blocks
 	rewriteEvery   = 10 * time.Minute // between two rewrites, unless space is short
-	maxHeadroom    = 1 << 30          // bytes that user writes leave for rewriting
+	shortBelow     = 0.9              // share of live bytes below which extents are rewritten while space is short
 )
 
 type collectorState struct {
@@ -165,7 +165,7 @@ func (s *Service) reclaim(ctx context.Context, force bool) error {
 // usage lists the sealed extents that may be judged, with their live bytes.
 // Pins are looked at before the rows: an upload commits before it unpins.
 func (s *Service) usage(ctx context.Context) ([]usage, error) {
-	extents := s.opts.Data.Extents()
+	extents := s.extents()
 	inStream := make(map[extentstore.ExtentID]bool, len(extents))
 	var judged []usage
 	waited := s.opts.Clock.Now().Sub(s.opened) >= s.opts.OpenWait
@@ -204,7 +204,7 @@ func (s *Service) usage(ctx context.Context) ([]usage, error) {
 
 // isIn looks whether an extent has come into the stream since it was listed.
 func (s *Service) isIn(id extentstore.ExtentID) bool {
-	return slices.ContainsFunc(s.opts.Data.Extents(), func(e extentstore.ExtentInfo) bool { return e.ID == id })
+	return slices.ContainsFunc(s.extents(), func(e extentstore.ExtentInfo) bool { return e.ID == id })
 }
 
 // liveBytes reads the live bytes of all extents.
@@ -265,7 +265,7 @@ func (s *Service) unlinkDead(ctx context.Context, sealed []usage) ([]usage, erro
 			rest = append(rest, e)
 			continue
 		}
-		if err := s.opts.Data.Unlink(ctx, e.ID); err != nil && stamp.KindOf(err) != stamp.NotFound {
+		if err := s.unlink(ctx, e.ID); err != nil && stamp.KindOf(err) != stamp.NotFound {
 			return rest, errors.Join(err, s.forgetLive(ctx, gone))
 		}
 		s.metrics.unlinked.Inc()
@@ -284,10 +284,17 @@ func (s *Service) spaceShort() bool {
 	return sp.Full || sp.Capacity > 0 && sp.Free < sp.Capacity/10
 }
 
-// rollDead seals the current extent if little lives in it, so that it can be
-// judged.
+// rollDead seals the current extents if little lives in them, so that they can
+// be judged.
 func (s *Service) rollDead(ctx context.Context) error {
-	extents := s.opts.Data.Extents()
+	if err := s.rollIfDead(ctx, s.opts.Data); err != nil || s.opts.Moved == s.opts.Data {
+		return err
+	}
+	return s.rollIfDead(ctx, s.opts.Moved)
+}
+
+func (s *Service) rollIfDead(ctx context.Context, data Data) error {
+	extents := data.Extents()
 	if len(extents) == 0 {
 		return nil
 	}
@@ -299,15 +306,16 @@ func (s *Service) rollDead(ctx context.Context) error {
 	if err != nil || float64(live) >= s.opts.RewriteBelow*float64(last.Length) {
 		return err
 	}
-	return s.opts.Data.Roll(ctx)
+	return data.Roll(ctx)
 }
 
 // victims chooses the extents that are worth being rewritten, the emptiest
 // first, within a budget of bytes to copy.
 func (s *Service) victims(sealed []usage, force, short bool) map[extentstore.ExtentID]bool {
-	below, budget := s.opts.RewriteBelow, int64(rewriteBudget)
+	below, budget, largest := s.opts.RewriteBelow, int64(rewriteBudget), int64(1<<62)
 	if short {
-		below, budget = max(below, 0.9), s.headroom()/2
+		below = max(below, shortBelow)
+		budget, largest = s.room()
 	}
 	small := 0
 	for i := range sealed {
@@ -340,7 +348,7 @@ func (s *Service) victims(sealed []usage, force, short bool) map[extentstore.Ext
 	})
 	victims := make(map[extentstore.ExtentID]bool)
 	for _, e := range chosen {
-		if budget -= e.live; budget < 0 && len(victims) > 0 {
+		if budget -= e.live; budget < 0 && len(victims) > 0 || e.live > largest {
 			break
 		}
 		victims[e.ID] = true
@@ -348,13 +356,18 @@ func (s *Service) victims(sealed []usage, force, short bool) map[extentstore.Ext
 	return victims
 }
 
-// headroom is how many free bytes user writes leave, so that rewriting, which
-// needs space to win space, can go on.
-func (s *Service) headroom() int64 {
-	if s.opts.Space == nil {
-		return maxHeadroom
+// room is how much may be copied in one pass while space is short, and how
+// much at most out of one extent. Space that was won comes back only after the
+// StreamManager's grace time, a few passes later.
+func (s *Service) room() (budget, largest int64) {
+	sp := s.opts.Space()
+	reserve := int64(0)
+	for _, d := range sp.Disks {
+		reserve += d.Reserve
 	}
-	return min(maxHeadroom, s.opts.Space().Capacity/50)
+	copies := int64(max(1, min(len(sp.Disks), extentstore.MaxReplicas)))
+	free := max(sp.Free, 0) / copies
+	return min(rewriteBudget, free/4+reserve/copies/8), free/2 + reserve/copies/2
 }
 
 // rowSegments is the segment list that stands in a row of an object.

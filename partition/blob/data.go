@@ -2,7 +2,9 @@ package blob
 
 import (
 	"context"
+	"io"
 
+	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/stream"
 )
@@ -15,15 +17,27 @@ type streamData struct {
 	client *stream.Client
 }
 
-// dataName is the name of a range's blob data stream in its folder. No file of
-// Pebble's is called so.
-const dataName = "blobdata"
+// Names of the streams in the range's folder. No file of Pebble's is called so.
+// On disk: never change.
+const (
+	dataName  = "blobdata"
+	movedName = "moveddata"
+)
 
 // NewData is the blob data stream of the range that has the folder. It is made
 // if it is missing.
 func NewData(ctx context.Context, folder *stream.Folder, client *stream.Client) (Data, error) {
-	name := folder.Name() + dataName
-	shared, err := folder.OpenShared(ctx, name, extentstore.BlobData)
+	return newData(ctx, folder, client, dataName, extentstore.BlobData)
+}
+
+// NewMoved is the range's stream of bits that the collector has moved.
+func NewMoved(ctx context.Context, folder *stream.Folder, client *stream.Client) (Data, error) {
+	return newData(ctx, folder, client, movedName, extentstore.MovedData)
+}
+
+func newData(ctx context.Context, folder *stream.Folder, client *stream.Client, name string, kind extentstore.StreamKind) (Data, error) {
+	name = folder.Name() + name
+	shared, err := folder.OpenShared(ctx, name, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -36,8 +50,11 @@ func (d *streamData) Append(ctx context.Context, b extentstore.Block) (extentsto
 
 func (d *streamData) Read(ctx context.Context, id extentstore.ExtentID, offset int64, p []byte) error {
 	n, err := d.client.ReadExtent(ctx, id, offset, p)
-	if n == len(p) {
+	switch {
+	case n == len(p):
 		return nil
+	case err == nil || err == io.EOF: // which to a caller would mean the end of the blob
+		return stamp.Errorf(stamp.Corrupt, "blob.Read", "extent %v: %d of %d bytes at offset %d", id, n, len(p), offset)
 	}
 	return err
 }

@@ -96,7 +96,7 @@ func (s *Service) relocate(ctx context.Context, key []byte, victims map[extentst
 	if err != nil {
 		return err
 	}
-	u := s.newUpload(ctx)
+	u := s.newUpload(ctx, s.opts.Moved)
 	defer u.Close()
 	if err := s.copyOut(ctx, u, l, victims); err != nil {
 		return err

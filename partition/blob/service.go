@@ -59,7 +59,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 		stopped:  make(chan struct{}),
 	}
 	s.metrics = newMetrics(opts.Metrics, s)
-	for _, e := range opts.Data.Extents() {
+	for _, e := range s.extents() {
 		s.openExtent = max(s.openExtent, e.ID+1)
 	}
 	if err := s.versions.load(ctx); err != nil {
@@ -72,6 +72,9 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 }
 
 func (o *Options) fill() {
+	if o.Moved == nil {
+		o.Moved = o.Data
+	}
 	if o.SmallBits == 0 {
 		o.SmallBits = DefaultSmallBits
 	}
@@ -115,13 +118,28 @@ func (s *Service) Close() error {
 // CheckSpace is Full if the stamp has no space for more user data. Writes that
 // add some ask it first.
 func (s *Service) CheckSpace() error {
-	if s.opts.Space == nil {
-		return nil
-	}
-	if sp := s.opts.Space(); sp.Full || sp.Free < min(maxHeadroom, sp.Capacity/50) {
+	if s.opts.Space != nil && s.opts.Space().Full {
 		return stamp.Errorf(stamp.Full, "blob", "the disks are full: delete something or add disks")
 	}
 	return nil
+}
+
+// extents are those of both streams.
+func (s *Service) extents() []extentstore.ExtentInfo {
+	all := s.opts.Data.Extents()
+	if s.opts.Moved != s.opts.Data {
+		all = append(all, s.opts.Moved.Extents()...)
+	}
+	return all
+}
+
+// unlink takes an extent out of the stream that has it.
+func (s *Service) unlink(ctx context.Context, id extentstore.ExtentID) error {
+	err := s.opts.Data.Unlink(ctx, id)
+	if stamp.KindOf(err) == stamp.NotFound && s.opts.Moved != s.opts.Data {
+		err = s.opts.Moved.Unlink(ctx, id)
+	}
+	return err
 }
 
 // SmallBits is the size up to which a whole blob stands in its row.

@@ -23,6 +23,7 @@ import (
 // away what is about to be committed.
 type Upload struct {
 	s      *Service
+	data   Data
 	ctx    context.Context // of the request that the Upload is a part of
 	cancel context.CancelFunc
 	begun  time.Time
@@ -59,12 +60,12 @@ func (s *Service) NewUpload(ctx context.Context, account stamp.AccountName, cont
 	if err := s.CheckSpace(); err != nil {
 		return nil, err
 	}
-	return s.newUpload(ctx), nil
+	return s.newUpload(ctx, s.opts.Data), nil
 }
 
-// newUpload begins an upload. Its appends end with ctx.
-func (s *Service) newUpload(ctx context.Context) *Upload {
-	u := &Upload{s: s, begun: s.opts.Clock.Now(), window: semaphore.NewWeighted(int64(s.opts.UploadWindow))}
+// newUpload begins an upload to one of the streams. Its appends end with ctx.
+func (s *Service) newUpload(ctx context.Context, data Data) *Upload {
+	u := &Upload{s: s, data: data, begun: s.opts.Clock.Now(), window: semaphore.NewWeighted(int64(s.opts.UploadWindow))}
 	u.ctx, u.cancel = context.WithCancel(ctx)
 	s.uploadsMu.Lock()
 	s.uploads[u] = struct{}{}
@@ -107,7 +108,7 @@ func (u *Upload) Append(p []byte, done func()) error {
 	}
 	i := len(u.parts)
 	u.parts = append(u.parts, segment.Segment{Offset: u.size, Length: int64(len(p)), Kind: segment.Extent})
-	u.s.pins.begin(u, u.s.opts.Data.Current)
+	u.s.pins.begin(u, u.data.Current)
 	u.wg.Add(1)
 	u.mu.Unlock()
 	u.size += int64(len(p))
@@ -118,7 +119,7 @@ func (u *Upload) Append(p []byte, done func()) error {
 func (u *Upload) append(i int, p []byte, done func()) {
 	defer u.wg.Done()
 	b := extentstore.NewBlock(p)
-	id, offset, err := u.s.opts.Data.Append(u.ctx, b)
+	id, offset, err := u.data.Append(u.ctx, b)
 	if err != nil {
 		id = 0
 	}
