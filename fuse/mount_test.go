@@ -12,8 +12,10 @@ import (
 	"syscall"
 	"testing"
 
+	"stamp/extentstore"
 	"stamp/frontend/file"
 	"stamp/fuse"
+	"stamp/partition/blob"
 	pfile "stamp/partition/file"
 	"stamp/partition/partitiontest"
 )
@@ -29,12 +31,14 @@ type stand struct {
 
 const account = "acct"
 
+func space() extentstore.Space { return extentstore.Space{Capacity: 1 << 40, Free: 1 << 39} }
+
 // mount mounts an account with one container, box, or skips the test where
 // there is no FUSE.
 func mount(t testing.TB) *stand {
 	t.Helper()
 	s := &stand{table: partitiontest.Open(t, partitiontest.Options{})}
-	files, err := pfile.Open(context.Background(), pfile.Options{Blobs: s.table.Blobs, Range: s.table.Range})
+	files, err := pfile.Open(context.Background(), pfile.Options{Blobs: s.table.Blobs, Range: s.table.Range, Space: space})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +70,21 @@ func (s *stand) mountAt(t testing.TB, dir string) {
 		}
 	})
 	s.mount, s.root = m, dir
+}
+
+// blob reads a file as the Blob service has it.
+func (s *stand) blob(t testing.TB, name string) []byte {
+	t.Helper()
+	ctx := context.Background()
+	b, err := s.table.Blobs.GetBlob(ctx, blob.Ref{Account: account, Container: "box", Name: name}, blob.Conditions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	if _, err := b.Content.WriteTo(ctx, &buf, 0, b.Content.Size()); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
 }
 
 type testWriter struct{ t testing.TB }
