@@ -32,7 +32,7 @@ func (d *Dev) serveFrontEnd(context.Context) error {
 			}
 		})
 	}
-	run("blob", d.ports.blob, blobrest.New(blobrest.Options{Service: d.blobs, BufferMemory: uploadBuffers}))
+	run("blob", d.ports.blob, blobrest.New(blobrest.Options{Service: d.blobs, BufferMemory: uploadBuffers, Metrics: d.registry}))
 	run("queue", d.ports.queue, queue.New())
 	run("table", d.ports.table, table.New())
 	d.onClose("front end", func(context.Context) error {
