@@ -3,13 +3,16 @@ package frontend
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,6 +334,62 @@ func TestSlowClients(t *testing.T) {
 			t.Error("not cut off")
 		}
 	})
+}
+
+func TestTLS(t *testing.T) {
+	certified := httptest.NewUnstartedServer(nil)
+	certified.StartTLS()
+	defer certified.Close()
+	var secure bool
+	var name string
+	addr := start(t, Options{TLS: &tls.Config{Certificates: certified.TLS.Certificates}}, service(func(r *Request) error {
+		secure = r.Secure()
+		r.HeaderNames("X-Ms-Meta-", func(_, n string) { name = n })
+		r.WriteHead(http.StatusOK)
+		return nil
+	}))
+	tc, err := tls.Dial("tcp", addr, certified.Client().Transport.(*http.Transport).TLSClientConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tc.Close()
+	c := &client{t, tc, bufio.NewReader(tc)}
+	resp, _ := c.send(signedHead("GET", "/acct/c/b", "h", "x-ms-meta-CamelCase: x") + "\r\n")
+	if resp.StatusCode != 200 || !secure || name != "x-ms-meta-CamelCase" {
+		t.Errorf("got %d, secure %v, name %q", resp.StatusCode, secure, name)
+	}
+}
+
+// Serve returns only when the last operation has ended.
+func TestServeOutlivesOperations(t *testing.T) {
+	fe, err := New(Options{Accounts: oneAccount{}, StopGrace: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := make(chan bool)
+	var ended atomic.Bool
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- fe.Serve(ctx, ln, service(func(r *Request) error {
+			running <- true
+			<-r.Context().Done()
+			time.Sleep(20 * time.Millisecond)
+			ended.Store(true)
+			return r.Context().Err()
+		}))
+	}()
+	c := dial(t, ln.Addr().String())
+	io.WriteString(c, signedHead("GET", "/acct/c/b", "h")+"\r\n")
+	<-running
+	stop()
+	if err := <-done; err != nil || !ended.Load() {
+		t.Errorf("Serve: %v, the operation has ended: %v", err, ended.Load())
+	}
 }
 
 // After an early error with a small body the connection goes on.
