@@ -1,6 +1,7 @@
 package rangestore
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -79,7 +80,7 @@ func pebbleOptions(opts Options, share *registration, log pebble.Logger) *pebble
 type logger struct{ r *Range }
 
 func (l logger) Infof(format string, args ...any) {
-	if l.r.log.Enabled(nil, slog.LevelDebug) {
+	if l.r.log.Enabled(context.Background(), slog.LevelDebug) {
 		l.r.log.Debug("pebble", "text", fmt.Sprintf(format, args...))
 	}
 }

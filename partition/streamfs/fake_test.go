@@ -1,7 +1,6 @@
 package streamfs
 
 import (
-	"cmp"
 	"context"
 	"io"
 	"maps"
@@ -216,20 +215,6 @@ func (h *fakeHandle) Close(ctx context.Context) error {
 		h.st.sealed = true
 		return nil
 	})
-}
-
-// names lists the streams of one kind, for checks of what is left behind.
-func (s *fakeStamp) names(kind extentstore.StreamKind) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []string
-	for n, st := range s.streams {
-		if st.kind == kind {
-			out = append(out, n)
-		}
-	}
-	slices.SortFunc(out, cmp.Compare[string])
-	return out
 }
 
 func (s *fakeStamp) setFault(fault func(op, name string) error) {
