@@ -136,9 +136,9 @@ func TestMemTablesStayInTheirBudget(t *testing.T) {
 	}
 }
 
-// TestOpenAfterAKillIsQuick: 100,000 rows of 4 KiB, a log to replay, and an
-// owner that did not close.
-func TestOpenAfterAKillIsQuick(t *testing.T) {
+// TestTakeOverIsQuick: 100,000 rows of 4 KiB, a log to replay, and an owner
+// that did not close. The nodes and the StreamManager keep running.
+func TestTakeOverIsQuick(t *testing.T) {
 	rows := 100_000
 	if testing.Short() {
 		rows = 20_000
