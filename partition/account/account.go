@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -45,7 +46,9 @@ type Service struct {
 	r     *rangestore.Range
 	clock stamp.Clock
 
-	mu       sync.RWMutex // guards the fields below
+	changing sync.Mutex // held by a change until memory has it too
+
+	mu       sync.RWMutex // guards accounts
 	accounts map[stamp.AccountName]*Account
 }
 
@@ -164,6 +167,8 @@ func (s *Service) change(ctx context.Context, op string, name stamp.AccountName,
 	if !ValidName(name) {
 		return nil, stamp.Errorf(stamp.Invalid, op, "%q is not a name of an account: want 3 to 24 lower-case letters and digits", name)
 	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	key := schema.AccountKey(name)
 	var a *Account
 	err := s.r.Update(ctx, rangestore.Latches{Write: [][]byte{key}}, func(tx *rangestore.Tx) error {
@@ -183,13 +188,38 @@ func (s *Service) change(ctx context.Context, op string, name stamp.AccountName,
 		return s.write(tx, key, name, a)
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.refresh(key, name))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.accounts[name] = a
 	return a, nil
 }
+
+// refresh reads an account after a change that failed: it may have taken effect
+// all the same.
+func (s *Service) refresh(key []byte, name stamp.AccountName) error {
+	ctx, cancel := context.WithTimeout(context.Background(), refreshTimeout)
+	defer cancel()
+	var a *Account
+	found, err := s.r.Get(ctx, key, func(value []byte) (err error) {
+		a, err = decode(key, value)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !found {
+		delete(s.accounts, name)
+	} else {
+		s.accounts[name] = a
+	}
+	return nil
+}
+
+const refreshTimeout = 10 * time.Second
 
 func (s *Service) write(tx *rangestore.Tx, key []byte, name stamp.AccountName, a *Account) error {
 	now := s.clock.Now().Round(0).UTC()

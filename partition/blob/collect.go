@@ -29,7 +29,7 @@ const (
 	sweepRows      = 2000             // rows of a deleted container in one commit
 	scanRowsAtOnce = 5000             // rows looked at in one snapshot
 	rewriteBudget  = 1 << 30          // bytes copied
-	rewriteAt      = 256 << 20        // dead bytes in sealed extents that are worth a scan of the rows
+	rewriteAt      = 256 << 20        // dead bytes in sealed extents that are worth a scan of the rows, and a 20th of all
 	smallExtent    = 16 << 20         // sealed extents below it are put together
 	manySmall      = 64               // when there are so many
 	expireEvery    = time.Hour        // between two looks at uncommitted blocks
@@ -324,14 +324,15 @@ func (s *Service) victims(sealed []usage, force, short bool) map[extentstore.Ext
 		}
 	}
 	var chosen []usage
-	dead := int64(0)
+	dead, stored := int64(0), int64(0)
 	for _, e := range sealed {
+		stored += e.Length
 		if float64(e.live) < below*float64(e.Length) || e.Length < smallExtent && small >= manySmall {
 			chosen = append(chosen, e)
 			dead += e.dead()
 		}
 	}
-	worth := force || dead >= rewriteAt || small >= manySmall || short && dead > 0
+	worth := force || dead >= max(rewriteAt, stored/20) || small >= manySmall || short && dead > 0
 	soon := s.opts.Clock.Now().Sub(s.cursor.rewritten) < rewriteEvery
 	if !worth || soon && !force && !short {
 		return nil

@@ -183,7 +183,7 @@ func (s *Service) changeBlob(ctx context.Context, ref *Ref, shared bool, suffix 
 			}
 			return ch.account()
 		})
-		if err != errMoved {
+		if !errors.Is(err, errMoved) {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package blob
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"stamp"
 	"stamp/partition/rangestore"
@@ -96,7 +97,7 @@ func (s *Service) UpdateRows(ctx context.Context, account stamp.AccountName, con
 		for _, u := range tx.uploads {
 			u.ended()
 		}
-		if err != errMoved {
+		if !errors.Is(err, errMoved) {
 			return err
 		}
 	}

@@ -58,6 +58,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 		kick:     make(chan struct{}, 1),
 		stopped:  make(chan struct{}),
 	}
+	s.cursor.rewritten = s.opened
 	s.metrics = newMetrics(opts.Metrics, s)
 	for _, e := range s.extents() {
 		s.openExtent = max(s.openExtent, e.ID+1)

@@ -157,19 +157,11 @@ func (e *Editor) Flush(w Writer, id uint64, live Live) (Content, error) {
 
 func (e *Editor) flushInline(w Writer, id uint64, live Live) (Content, error) {
 	live.Add(e.old.List, -1)
-	l := e.old.List.Slice(0, e.kept)
-	for _, top := range e.top {
-		l = l.Overlay(top)
-	}
-	return Store(w, e.object, id, l, live)
+	return Store(w, e.object, id, e.old.List.Slice(0, e.kept).overlay(e.top), live)
 }
 
 func (e *Editor) flushTop(w Writer, id uint64, live Live) (Content, error) {
-	var l List
-	for _, top := range e.top {
-		l = l.Overlay(top)
-	}
-	return Store(w, e.object, id, l, live)
+	return Store(w, e.object, id, List(nil).overlay(e.top), live)
 }
 
 // cutRows removes the rows behind kept, and cuts the one that contains it
@@ -240,9 +232,7 @@ func (e *Editor) flushRun(w Writer, prefix []byte, live Live) (n int, err error)
 	start := rows[0].Offset
 	rows = rows.Slice(start, e.kept)
 	atEnd := rows[len(rows)-1].End() == e.kept
-	for _, l := range e.top[:n] {
-		rows = rows.Overlay(l)
-	}
+	rows = rows.overlay(e.top[:n])
 	live.Add(rows, +1)
 	return n, e.replaceRows(w, prefix, starts, rows, atEnd)
 }

@@ -78,29 +78,47 @@ func (l List) Overlay(top List) List {
 	if len(top) == 0 {
 		return l
 	}
-	from, to := top[0].Offset, top[len(top)-1].End()
-	out := make(List, 0, len(l)+len(top)+2)
-	i := 0
-	for ; i < len(l) && l[i].End() <= from; i++ {
-		out = append(out, l[i])
+	return l.overlay([]List{top})
+}
+
+// overlay is Overlay of several lists at once, in order and apart from each
+// other.
+func (l List) overlay(tops []List) List {
+	n := len(l) + 2*len(tops)
+	for _, top := range tops {
+		n += len(top)
 	}
-	if i < len(l) && l[i].Offset < from {
-		out = append(out, l[i].cut(l[i].Offset, from))
-	}
-	if n := len(out); n > 0 && out[n-1].End() < from {
-		out = out.push(Segment{Offset: out[n-1].End(), Length: from - out[n-1].End(), Kind: Hole})
-	}
-	for _, s := range top {
-		out = out.push(s)
-	}
-	i = l.find(to)
-	if i < len(l) && l[i].Offset > to {
-		out = out.push(Segment{Offset: to, Length: l[i].Offset - to, Kind: Hole})
+	out := make(List, 0, n)
+	i, pos := 0, int64(0) // of l, what ends at or below pos is done with
+	for _, top := range tops {
+		from := top[0].Offset
+		for ; i < len(l) && l[i].Offset < from; i++ {
+			out = out.pushBehind(l[i].cut(max(l[i].Offset, pos), min(l[i].End(), from)))
+			if l[i].End() > from {
+				break
+			}
+		}
+		for _, s := range top {
+			out = out.pushBehind(s)
+		}
+		pos = top[len(top)-1].End()
+		for i < len(l) && l[i].End() <= pos {
+			i++
+		}
 	}
 	for ; i < len(l); i++ {
-		out = out.push(l[i].cut(max(to, l[i].Offset), l[i].End()))
+		out = out.pushBehind(l[i].cut(max(l[i].Offset, pos), l[i].End()))
 	}
 	return out
+}
+
+// pushBehind is push that fills a gap with a hole.
+func (l List) pushBehind(s Segment) List {
+	if n := len(l); n > 0 && l[n-1].End() < s.Offset {
+		end := l[n-1].End()
+		l = l.push(Segment{Offset: end, Length: s.Offset - end, Kind: Hole})
+	}
+	return l.push(s)
 }
 
 // Truncate returns l, which begins at 0, cut or extended with a hole to size.
