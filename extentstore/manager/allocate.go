@@ -155,6 +155,7 @@ func (b *birth) abandon() {
 func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, err error) {
 	defer m.metrics.observe("allocate", m.opts.Clock.Now(), &err)
 	// One attempt more than there are nodes finds any that work.
+	var cause error
 	for range len(m.order) + 1 {
 		var kind extentstore.StreamKind
 		err = m.read(ctx, func(s *State) error {
@@ -168,35 +169,43 @@ func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, 
 			return info, err
 		}
 		var bad []extentstore.NodeID
-		info, bad, err = m.allocateOnce(ctx, name, epoch, kind, avoid)
+		info, bad, cause, err = m.allocateOnce(ctx, name, epoch, kind, avoid)
 		if err != nil || len(bad) == 0 {
 			return info, err
 		}
 		avoid = append(avoid[:len(avoid):len(avoid)], bad...)
-		err = stamp.Errorf(stamp.Unavailable, "manager.Allocate", "extent for %s: nodes %v do not create replicas", name, bad)
 	}
-	return info, err
+	return extentstore.ExtentInfo{}, stamp.Errorf(allocateKind(cause), "manager.Allocate", "extent for %s: no node creates replicas: %w", name, cause)
+}
+
+// allocateKind is what a failed Create means to who wants to append.
+func allocateKind(cause error) stamp.Kind {
+	switch kind := stamp.KindOf(cause); kind {
+	case stamp.Full, stamp.Busy:
+		return kind
+	}
+	return stamp.Unavailable
 }
 
 // allocateOnce allocates an extent and, if some node did not create its
 // replica, seals it again while it is empty and names that node.
-func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, bad []extentstore.NodeID, err error) {
+func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, bad []extentstore.NodeID, cause, err error) {
 	b, err := m.bear(ctx, kind, avoid)
 	if err != nil {
-		return info, nil, err
+		return info, nil, nil, err
 	}
 	out, err := m.propose(ctx, &command.Command{What: &command.Command_Allocate{Allocate: &command.Allocate{
 		Name: name, Epoch: uint64(epoch), Place: b.place,
 	}}})
 	if err != nil {
 		b.fail(err)
-		return info, nil, err
+		return info, nil, nil, err
 	}
 	defer m.ids.done(b.spec.ID)
-	if bad, err = b.wait(); len(bad) > 0 {
-		return info, bad, m.discard(ctx, b.spec, err)
+	if bad, cause = b.wait(); len(bad) > 0 {
+		return info, bad, cause, m.discard(ctx, b.spec, cause)
 	}
-	return out.Extents[0], nil, nil
+	return out.Extents[0], nil, nil, nil
 }
 
 // discard seals a new extent that lacks replicas at length 0. The next

@@ -126,7 +126,7 @@ func (m *Manager) comparePage(n *node, page []extentstore.ReplicaState, after, u
 			if id > upTo {
 				return false
 			}
-			if _, ok := here[id]; !ok && !e.condemned && e.refs > 0 && e.replicas.on(n.index) && !m.ids.isPending(id) {
+			if _, ok := here[id]; !ok && !e.condemned && e.refs > 0 && e.length != 0 && e.replicas.on(n.index) && !m.ids.isPending(id) {
 				f.missing = append(f.missing, id)
 			}
 			return true

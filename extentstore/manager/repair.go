@@ -27,7 +27,8 @@ type repairs struct {
 	wake chan struct{}
 
 	mu    sync.Mutex // guards the fields below
-	queue []task     // fresh seals are added at the end and taken first
+	fresh []task     // not yet tried; the newest are taken first
+	later []task     // tried in vain; they wait for the next poll of the nodes
 	known map[task]struct{}
 }
 
@@ -42,7 +43,7 @@ func (r *repairs) add(t task) {
 		return
 	}
 	r.known[t] = struct{}{}
-	r.queue = append(r.queue, t)
+	r.fresh = append(r.fresh, t)
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -66,29 +67,43 @@ func (r *repairs) loop() {
 			return
 		case <-r.wake:
 		case <-timer.C():
+			r.mu.Lock()
+			r.fresh, r.later = append(r.later, r.fresh...), nil
+			r.mu.Unlock()
 			timer.Reset(pollEvery)
 		}
 		r.pass()
 	}
 }
 
-// pass tries each task once.
+// pass tries each fresh task once.
 func (r *repairs) pass() {
-	r.mu.Lock()
-	batch := r.queue
-	r.queue = nil
-	r.mu.Unlock()
-	for i := len(batch) - 1; i >= 0 && r.m.ctx.Err() == nil; i-- {
-		t := batch[i]
+	for r.m.ctx.Err() == nil {
+		t, ok := r.next()
+		if !ok {
+			return
+		}
 		finished := r.m.perform(t)
 		r.mu.Lock()
 		if finished {
 			delete(r.known, t)
 		} else {
-			r.queue = append(r.queue, t)
+			r.later = append(r.later, t)
 		}
 		r.mu.Unlock()
 	}
+}
+
+func (r *repairs) next() (task, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.fresh)
+	if n == 0 {
+		return task{}, false
+	}
+	t := r.fresh[n-1]
+	r.fresh = r.fresh[:n-1]
+	return t, true
 }
 
 // perform makes one replica right and reports whether there is nothing left to
@@ -122,7 +137,11 @@ func (m *Manager) perform(t task) (finished bool) {
 		})
 	}
 	switch stamp.KindOf(err) {
-	case stamp.Corrupt, stamp.NotFound:
+	case stamp.NotFound:
+		// Of an extent without content no replica is needed: it was sealed
+		// because a node did not create it.
+		return info.Length == 0 || m.rebuild(info, kind, t.node)
+	case stamp.Corrupt:
 		return m.rebuild(info, kind, t.node)
 	}
 	return err == nil

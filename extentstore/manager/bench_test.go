@@ -1,0 +1,79 @@
+package manager
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"testing"
+	"time"
+
+	"stamp/extentstore"
+	"stamp/extentstore/manager/command"
+)
+
+// BenchmarkHeapPerExtent fills a state with sealed extents in streams of 500,
+// and reports the heap bytes of each, entries of streams included.
+func BenchmarkHeapPerExtent(b *testing.B) {
+	const n, perStream = 1_000_000, 500
+	for b.Loop() {
+		before := heap()
+		s := bigState(n, perStream)
+		b.ReportMetric(float64(heap()-before)/n, "B/extent")
+		start := time.Now()
+		runtime.GC()
+		b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/gc")
+		start = time.Now()
+		f := s.freeze()
+		b.ReportMetric(float64(time.Since(start).Microseconds()), "µs/freeze")
+		start = time.Now()
+		if err := f.writeTo(io.Discard); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/snapshot")
+		runtime.KeepAlive(s)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func bigState(n, perStream int) *State {
+	s := newState()
+	s.Step(time.UnixMilli(0), &command.Command{What: &command.Command_Init{Init: &command.Init{Stamp: "s", Nodes: []string{"n1", "n2", "n3"}}}})
+	s.next = extentstore.ExtentID(n + 1)
+	now := time.UnixMilli(1e12)
+	for i := range n {
+		name := fmt.Sprintf("/blob/%d/data", i/perStream)
+		if i%perStream == 0 {
+			s.streams.Set(name, &stream{kind: extentstore.BlobData})
+		}
+		id := uint64(i + 1)
+		out := s.Step(now, &command.Command{What: &command.Command_Allocate{Allocate: &command.Allocate{Name: name, Place: &command.Place{Extent: id, Nodes: []uint32{0, 1, 2}}}}})
+		if out.Err != nil {
+			panic(out.Err)
+		}
+		s.Step(now, &command.Command{What: &command.Command_Seal{Seal: &command.Seal{Lengths: []*command.Length{{Extent: id, Length: 1 << 30}}}}})
+	}
+	return s
+}
+
+func BenchmarkStepAllocateAndSeal(b *testing.B) {
+	b.ReportAllocs()
+	s := bigState(1, 1)
+	s.next = 1 << 60
+	name := "/blob/0/data"
+	for i := 0; b.Loop(); i++ {
+		id := uint64(i + 2)
+		if i%500 == 0 {
+			name = fmt.Sprintf("/blob/%d/data", i)
+			s.streams.Set(name, &stream{kind: extentstore.BlobData})
+		}
+		s.Step(time.UnixMilli(1), &command.Command{What: &command.Command_Allocate{Allocate: &command.Allocate{Name: name, Place: &command.Place{Extent: id, Nodes: []uint32{0}}}}})
+		s.Step(time.UnixMilli(1), &command.Command{What: &command.Command_Seal{Seal: &command.Seal{Lengths: []*command.Length{{Extent: id, Length: 1}}}}})
+	}
+}
