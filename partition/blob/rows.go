@@ -430,6 +430,33 @@ func (s *Service) GetRow(ctx context.Context, account stamp.AccountName, contain
 	return row, s.open(key, row), nil
 }
 
+// ReadRow calls fn with the row of an object, which is valid until fn returns
+// and must not be changed, and reports whether there is one. It is the
+// cheapest way to look at one row.
+func (s *Service) ReadRow(ctx context.Context, account stamp.AccountName, container string, o Object, fn func(row *Row) error) (bool, error) {
+	c, err := s.container(ctx, account, container)
+	if err != nil {
+		return false, err
+	}
+	return s.r.Get(ctx, baseKey(o.key(c)), func(value []byte) error {
+		row, err := parseRow(value)
+		if err != nil {
+			return err
+		}
+		return fn(row)
+	})
+}
+
+// ReadRaw calls fn with the value of an object's row of that suffix, which
+// belongs to the mount alone.
+func (s *Service) ReadRaw(ctx context.Context, account stamp.AccountName, container string, o Object, suffix byte, fn func(value []byte) error) (bool, error) {
+	c, err := s.container(ctx, account, container)
+	if err != nil {
+		return false, err
+	}
+	return s.r.Get(ctx, append(o.key(c), suffix), fn)
+}
+
 // NewFileIDs takes n ids for files from the range: the first of a run. They
 // are never used again.
 func (s *Service) NewFileIDs(ctx context.Context, n int) (uint64, error) { return s.r.NextIDs(ctx, n) }

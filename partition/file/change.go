@@ -107,11 +107,11 @@ func (s *Service) Create(ctx context.Context, account stamp.AccountName, req Cre
 			attr, created = f.attr, done.GetCreated()
 			return err
 		}
-		parent, err := resolve(tx, op, req.Parent)
+		parent, err := resolveParent(tx, op, req.Parent)
 		if err != nil {
 			return err
 		}
-		if parent.attr.Type != Directory {
+		if parent.Type != Directory {
 			return stamp.Errorf(stamp.NotDir, op, "%s is not a directory", req.Parent)
 		}
 		f, err := resolve(tx, op, ref)
@@ -129,7 +129,7 @@ func (s *Service) Create(ctx context.Context, account stamp.AccountName, req Cre
 			return err
 		}
 		created = true
-		attr, err = s.put(tx, ref, req, &parent.attr)
+		attr, err = s.put(tx, ref, req, &parent)
 		if err != nil {
 			return err
 		}

@@ -72,6 +72,23 @@ func resolve(r rows, op string, ref Ref) (found, error) {
 	return f, nil
 }
 
+// resolveParent is resolve for a directory of which only type, mode and group
+// matter.
+func resolveParent(r rows, op string, ref Ref) (Attr, error) {
+	ref.ID, ref.Session = 0, 0
+	if ref.Name != "" {
+		row, err := r.Get(blob.Named(ref.Name))
+		if err != nil {
+			return Attr{}, err
+		}
+		if row != nil {
+			return attrOf(row), nil
+		}
+	}
+	f, err := resolve(r, op, ref)
+	return f.attr, err
+}
+
 // resolveVirtual finds a directory that exists only through what lies in it.
 func resolveVirtual(r rows, op string, ref Ref) (found, error) {
 	created, any := int64(0), false
@@ -162,15 +179,48 @@ func (s *Service) Lookup(ctx context.Context, account stamp.AccountName, dir Ref
 
 // GetAttr tells the attributes of a file.
 func (s *Service) GetAttr(ctx context.Context, account stamp.AccountName, ref Ref) (attr Attr, err error) {
+	const op = "file.GetAttr"
 	if ref.IsRoot() {
 		return rootAttr(), nil
 	}
+	if !ref.IsContainer() {
+		ok, err := s.blobs.ReadRow(ctx, account, ref.Container, object(ref), func(row *blob.Row) error {
+			attr = attrOf(row)
+			return nil
+		})
+		switch {
+		case err != nil:
+			return Attr{}, err
+		case ok && attr.Type == Directory:
+			err := s.directoryTimes(ctx, account, ref, &attr)
+			return attr, err
+		case ok && ref.Session == 0 && ref.ID != 0 && ref.ID != attr.ID:
+			return Attr{}, errStale(op, ref)
+		case ok:
+			attr.Unlinked = ref.Session != 0
+			return attr, nil
+		}
+	}
 	err = s.view(ctx, account, ref, func(v *blob.RowView) error {
-		f, err := resolve(v, "file.GetAttr", ref)
+		f, err := resolve(v, op, ref)
 		attr = f.attr
 		return err
 	})
 	return attr, err
+}
+
+// directoryTimes is dirTimes without a view.
+func (s *Service) directoryTimes(ctx context.Context, account stamp.AccountName, ref Ref, a *Attr) error {
+	_, err := s.blobs.ReadRaw(ctx, account, ref.Container, object(ref), schema.SuffixDirectory, func(value []byte) error {
+		d := new(schema.DirectoryRow)
+		if _, err := schema.ParseMessage(value, d); err != nil {
+			return err
+		}
+		a.Mtime = d.Mtime
+		a.Ctime = max(a.Ctime, d.Ctime)
+		return nil
+	})
+	return err
 }
 
 // Open returns the attributes of a regular file, and its content if it stands
@@ -191,18 +241,26 @@ func (s *Service) content(ctx context.Context, account stamp.AccountName, ref Re
 	if ref.Name == "" && ref.Session == 0 {
 		return attr, nil, stamp.Errorf(stamp.IsDir, op, "%s is a directory", ref)
 	}
-	err = s.view(ctx, account, ref, func(v *blob.RowView) error {
-		f, err := resolve(v, op, ref)
-		if err != nil {
-			return err
+	row, c, err := s.blobs.GetRow(ctx, account, ref.Container, object(ref))
+	switch {
+	case err != nil:
+		return attr, nil, err
+	case row == nil:
+		_, err := s.GetAttr(ctx, account, ref)
+		if err == nil {
+			err = stamp.Errorf(stamp.IsDir, op, "%s is a directory", ref)
 		}
-		if f.attr.Type == Directory {
-			return stamp.Errorf(stamp.IsDir, op, "%s is a directory", ref)
-		}
-		attr, c = f.attr, v.Content(object(ref), f.row)
-		return nil
-	})
-	return attr, c, err
+		return attr, nil, err
+	}
+	attr = attrOf(row)
+	switch {
+	case attr.Type == Directory:
+		return attr, nil, stamp.Errorf(stamp.IsDir, op, "%s is a directory", ref)
+	case ref.Session == 0 && ref.ID != 0 && ref.ID != attr.ID:
+		return attr, nil, errStale(op, ref)
+	}
+	attr.Unlinked = ref.Session != 0
+	return attr, c, nil
 }
 
 // object names the rows of a file.

@@ -161,12 +161,11 @@ func (s *Service) replaceFile(tx *blob.RowTx, account stamp.AccountName, op stri
 }
 
 func checkDirectory(tx *blob.RowTx, op string, dir Ref) error {
-	dir.ID = 0
-	f, err := resolve(tx, op, dir)
+	a, err := resolveParent(tx, op, dir)
 	if err != nil {
 		return err
 	}
-	if f.attr.Type != Directory {
+	if a.Type != Directory {
 		return stamp.Errorf(stamp.NotDir, op, "%s is not a directory", dir)
 	}
 	return nil
