@@ -71,6 +71,7 @@ func (s *Service) PutBlock(ctx context.Context, req *PutBlockRequest) error {
 			return err
 		}
 		admitted = true
+		s.staged.mark(object)
 		ch.lives().Add(old, -1)
 		ch.lives().Add(content, +1)
 		if err := putStaged(ch.tx, ch.object, now); err != nil {

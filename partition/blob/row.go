@@ -141,6 +141,9 @@ type change struct {
 	c      *container
 	object []byte // prefix of the blob's keys
 	live   segment.Live
+
+	unmark bool   // the blob has no uncommitted blocks once this is committed
+	mark   uint64 // what staged.has returned
 }
 
 // changeBlob runs fn under the latches of a blob in a container that is still
@@ -183,6 +186,9 @@ func (s *Service) changeBlob(ctx context.Context, ref *Ref, shared bool, suffix 
 			}
 			return ch.account()
 		})
+		if err == nil && ch.unmark {
+			s.staged.unmark(ch.object, ch.mark)
+		}
 		if !errors.Is(err, errMoved) {
 			return err
 		}

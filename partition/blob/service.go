@@ -51,7 +51,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 		log:      opts.Log,
 		versions: versions{r: opts.Range, clock: opts.Clock},
 		pins:     pins{floors: make(map[*Upload]extentstore.ExtentID), held: make(map[extentstore.ExtentID]int)},
-		staged:   staged{blobs: make(map[string]*stagedBlob)},
+		staged:   staged{blobs: make(map[string]*stagedBlob), maybe: make(map[string]uint64)},
 		known:    containers{byName: make(map[containerName]*container), changing: make(map[containerName]int)},
 		uploads:  make(map[*Upload]struct{}),
 		opened:   opts.Clock.Now(),
@@ -64,6 +64,9 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 		s.openExtent = max(s.openExtent, e.ID+1)
 	}
 	if err := s.versions.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.staged.load(ctx, s.r); err != nil {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))

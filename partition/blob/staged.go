@@ -2,6 +2,8 @@ package blob
 
 import (
 	"bytes"
+	"context"
+	"strings"
 	"sync"
 
 	"stamp"
@@ -13,9 +15,18 @@ import (
 // staged keeps, of blobs with uncommitted blocks, how many there are and how
 // long their ids are, so that Put Block need not count them. It is a cache:
 // what is not in it is counted from the rows.
+//
+// It also keeps which blobs may have uncommitted blocks at all, so that Put
+// Blob of one that has none need not look. That set is never too small: it is
+// read from the rows at Open, Put Block adds to it before it commits, and a
+// blob leaves it only when its blocks are known to be gone.
 type staged struct {
-	mu    sync.Mutex // guards blobs and what they point to
+	mu    sync.Mutex // guards the fields below and what they point to
 	blobs map[string]*stagedBlob
+
+	maybe    map[string]uint64 // by object: the count of changes when it was last added
+	changes  uint64
+	overflow bool // too many to keep: any blob may have some
 }
 
 type stagedBlob struct {
@@ -24,7 +35,68 @@ type stagedBlob struct {
 	inFlight int // Put Blocks that will call done
 }
 
-const maxStaged = 10_000 // blobs in the cache
+const (
+	maxStaged = 10_000    // blobs in the cache
+	maxMaybe  = 1_000_000 // blobs in the set
+)
+
+// load fills the set.
+func (st *staged) load(ctx context.Context, r *rangestore.Range) error {
+	return r.View(ctx, func(v *rangestore.Snapshot) error {
+		it, err := v.Iter([]byte{schema.TableStaged}, []byte{schema.TableStaged + 1})
+		if err != nil {
+			return err
+		}
+		defer it.Close()
+		for ok := it.First(); ok && !st.overflow; ok = it.Next() {
+			st.mark(string(it.Key()[1:]))
+		}
+		return it.Error()
+	})
+}
+
+// mark adds a blob to the set, before the commit of a block of its.
+func (st *staged) mark(object string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.maybe) >= maxMaybe {
+		st.overflow, st.maybe = true, nil
+	}
+	if !st.overflow {
+		st.changes++
+		st.maybe[object] = st.changes
+	}
+}
+
+// has reports whether a blob may have uncommitted blocks. The stamp is for
+// unmark.
+func (st *staged) has(object []byte) (maybe bool, stamp uint64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	stamp, maybe = st.maybe[string(object)]
+	return maybe || st.overflow, stamp
+}
+
+// unmark takes a blob out of the set whose blocks have been gone for certain
+// since has returned the stamp, unless it was added again.
+func (st *staged) unmark(object []byte, stamp uint64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.maybe[string(object)] == stamp {
+		delete(st.maybe, string(object))
+	}
+}
+
+// unmarkAll takes all blobs of a container out that is gone.
+func (st *staged) unmarkAll(prefix []byte) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for object := range st.maybe {
+		if strings.HasPrefix(object, string(prefix)) {
+			delete(st.maybe, object)
+		}
+	}
+}
 
 // add admits one more block. It is called under the read latch of the blob;
 // count counts the rows and tells the length of their ids.
@@ -138,6 +210,11 @@ func countStaged(r segment.Reader, object []byte) (n, idLen int, err error) {
 // discardStaged removes the uncommitted blocks of the blob, under its write
 // latch.
 func (ch *change) discardStaged() error {
+	maybe, mark := ch.s.staged.has(ch.object)
+	if !maybe {
+		return nil
+	}
+	ch.unmark, ch.mark = true, mark
 	key := schema.StagedKey(ch.object)
 	_, found, err := ch.tx.Get(key)
 	if err != nil || !found {

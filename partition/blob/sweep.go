@@ -53,12 +53,16 @@ func (s *Service) bury(ctx context.Context, g *schema.GraveRow) error {
 		}
 	}
 	staged := schema.StagedKey(prefix)
-	return s.r.Update(ctx, rangestore.Latches{Write: [][]byte{containerLatch(g.Id)}}, func(tx *rangestore.Tx) error {
+	err := s.r.Update(ctx, rangestore.Latches{Write: [][]byte{containerLatch(g.Id)}}, func(tx *rangestore.Tx) error {
 		if err := tx.DeleteRange(staged, schema.PrefixEnd(staged)); err != nil {
 			return err
 		}
 		return tx.Delete(schema.GraveKey(g.Id))
 	})
+	if err == nil {
+		s.staged.unmarkAll(prefix)
+	}
+	return err
 }
 
 // sweep removes the next rows of a deleted container, and returns where to go
@@ -143,7 +147,8 @@ func (s *Service) expireBlob(ctx context.Context, object []byte, limit int64) er
 		return stamp.Errorf(stamp.Corrupt, "blob.Collect", "key %x is not a blob's", object)
 	}
 	latches := rangestore.Latches{Write: [][]byte{object}, Read: [][]byte{containerLatch(id)}}
-	return s.r.Update(ctx, latches, func(tx *rangestore.Tx) error {
+	ch := &change{s: s, object: object}
+	err := s.r.Update(ctx, latches, func(tx *rangestore.Tx) error {
 		value, found, err := tx.Get(schema.StagedKey(object))
 		if err != nil || !found {
 			return err
@@ -153,10 +158,14 @@ func (s *Service) expireBlob(ctx context.Context, object []byte, limit int64) er
 			return err
 		}
 		s.metrics.expired.Inc()
-		ch := &change{s: s, tx: tx, object: object}
+		ch.tx = tx
 		if err := ch.discardStaged(); err != nil {
 			return err
 		}
 		return ch.account()
 	})
+	if err == nil && ch.unmark {
+		s.staged.unmark(ch.object, ch.mark)
+	}
+	return err
 }
