@@ -258,7 +258,7 @@ func config(o *Options, logger hclog.Logger) *raft.Config {
 	c.CommitTimeout = min(50*time.Millisecond, o.Heartbeat)
 	c.SnapshotThreshold = o.SnapshotEvery
 	c.SnapshotInterval = 30 * time.Second
-	c.TrailingLogs = 1024
+	c.TrailingLogs = 2 * o.SnapshotEvery // so that the older snapshot is of use, too
 	c.MaxAppendEntries = 256
 	c.BatchApplyCh = true
 	c.NoLegacyTelemetry = true

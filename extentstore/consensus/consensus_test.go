@@ -149,6 +149,39 @@ func TestMissingLogIsCorrupt(t *testing.T) {
 	}
 }
 
+// TestDamagedSnapshot damages the newer of two snapshots: the older one and the
+// log make up for it.
+func TestDamagedSnapshot(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Options{Dir: dir, ID: "a", Machine: &adder{}})
+	ready(t, l)
+	for range 2 {
+		for range 100 {
+			propose(t, l, 1)
+		}
+		if err := l.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	propose(t, l, 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	states, _ := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
+	if len(states) != 2 {
+		t.Fatalf("got %d snapshots, want 2", len(states))
+	}
+	if err := os.WriteFile(states[1], []byte("damaged!"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, Options{Dir: dir, ID: "a", Machine: &adder{}, MustExist: true})
+	defer l.Close()
+	ready(t, l)
+	if got := propose(t, l, 1); got != 202 {
+		t.Errorf("got sum %d, want 202", got)
+	}
+}
+
 // TestDamagedLog flips one byte of the log at a time. A log that is opened all
 // the same misses nothing but its last batch, which looks like one that a
 // crash has torn.

@@ -27,6 +27,7 @@ type Options struct {
 	ExtentTarget int64         // 0 means extentstore.DefaultExtent
 	JournalSize  int64         // of a real node; 0 means 8 MiB
 	Grace        time.Duration // before garbage is collected; 0 means one minute
+	Dir          string        // kept after the test; empty means a temporary one
 	Log          *slog.Logger  // nil means discard, or standard error if STAMP_TEST_LOG is set
 }
 
@@ -74,7 +75,10 @@ func New(t testing.TB, opts Options) *Layer {
 			opts.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		}
 	}
-	l := &Layer{t: t, opts: opts, Dir: t.TempDir(), nodes: map[extentstore.NodeID]*Faulty{}, id: "11111111-2222-4333-8444-555555555555"}
+	if opts.Dir == "" {
+		opts.Dir = t.TempDir()
+	}
+	l := &Layer{t: t, opts: opts, Dir: opts.Dir, nodes: map[extentstore.NodeID]*Faulty{}, id: "11111111-2222-4333-8444-555555555555"}
 	for i := range opts.Nodes {
 		id := extentstore.NodeID(fmt.Sprintf("node-%d", i+1))
 		l.NodeIDs = append(l.NodeIDs, id)
