@@ -257,7 +257,7 @@ func config(o *Options, logger hclog.Logger) *raft.Config {
 	c.LeaderLeaseTimeout = o.Heartbeat
 	c.CommitTimeout = min(50*time.Millisecond, o.Heartbeat)
 	c.SnapshotThreshold = o.SnapshotEvery
-	c.SnapshotInterval = 30 * time.Second
+	c.SnapshotInterval = 5 * time.Second
 	c.TrailingLogs = 2 * o.SnapshotEvery // so that the older snapshot is of use, too
 	c.MaxAppendEntries = 256
 	c.BatchApplyCh = true
