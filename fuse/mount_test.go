@@ -58,7 +58,7 @@ func (s *stand) mountAt(t testing.TB, dir string) {
 		t.Skip("no /dev/fuse on this machine")
 	}
 	m, err := fuse.New(context.Background(), fuse.Options{
-		Dir: dir, Service: file.NewLocal(s.files, account),
+		Dir: dir, Service: file.NewLocal(s.files, account), AllowOther: true,
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	})
 	if err != nil {
