@@ -105,7 +105,7 @@ func (s *Service) relocate(ctx context.Context, key []byte, victims map[extentst
 		return err
 	}
 	defer u.ended()
-	moved := swap(l, u.Segments(0), victims)
+	moved := swap(l, u.appended(), victims)
 	latches := rangestore.Latches{Write: [][]byte{k.Object}, Read: [][]byte{containerLatch(containerID)}}
 	err = s.r.Update(ctx, latches, func(tx *rangestore.Tx) error {
 		now, found, err := tx.Get(key)
@@ -150,7 +150,8 @@ func (s *Service) copyOut(ctx context.Context, u *Upload, l segment.List, victim
 	return u.Wait()
 }
 
-// swap replaces what lies in the victims by copies, in order.
+// swap replaces what lies in the victims by its copies, which are one for each
+// piece that copyOut has appended, in order.
 func swap(l, copies segment.List, victims map[extentstore.ExtentID]bool) segment.List {
 	out := make(segment.List, 0, len(l))
 	for _, old := range l {

@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,10 +169,9 @@ func (u *Upload) Wait() error {
 func (u *Upload) Segments(offset int64) segment.List {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	out := make(segment.List, 0, len(u.parts))
-	for _, s := range u.parts {
-		s.Offset += offset
-		out = append(out, s)
+	out := segment.List(nil).Concat(u.parts) // joins what lies together in an extent
+	for i := range out {
+		out[i].Offset += offset
 	}
 	return out
 }
@@ -192,6 +192,13 @@ func (u *Upload) ReadAt(ctx context.Context, p []byte, offset int64) error {
 		p = p[n:]
 	}
 	return nil
+}
+
+// appended is one segment for each Append, in order.
+func (u *Upload) appended() segment.List {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.parts)
 }
 
 // commit is called before the rows that point to the upload are committed.
