@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"stamp"
 	"stamp/appliance/admin"
@@ -27,6 +29,8 @@ type roles struct {
 	accounts *account.Service
 	blobs    *blob.Service
 	files    *file.Service
+
+	lastSpace atomic.Pointer[askedSpace]
 }
 
 // nodes finds the ExtentNodes of this process.
@@ -94,12 +98,35 @@ func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
 	return nil
 }
 
-// space is how full the disks are, from the StreamManager's memory.
+// spaceLife is how long an answer of the StreamManager is good. It waits for
+// its log before it answers, which is too much for every write.
+const spaceLife = 200 * time.Millisecond
+
+// askedSpace is an answer of the StreamManager.
+type askedSpace struct {
+	extentstore.Space
+	at time.Time
+}
+
+// space is how full the disks are. Who finds the last answer old asks; others
+// go on with it meanwhile.
 func (d *Dev) space() extentstore.Space {
+	last := d.lastSpace.Load()
+	if last != nil && time.Since(last.at) < spaceLife {
+		return last.Space
+	}
+	next := &askedSpace{at: time.Now()}
+	if last != nil {
+		next.Space = last.Space
+		if !d.lastSpace.CompareAndSwap(last, next) {
+			return last.Space
+		}
+	}
 	space, err := d.manager.Space(context.Background())
 	if err != nil {
 		return extentstore.Space{} // closing; an append will say so
 	}
+	d.lastSpace.Store(&askedSpace{Space: space, at: next.at})
 	return space
 }
 
