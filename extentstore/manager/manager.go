@@ -112,6 +112,8 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		return nil, err
 	}
 	if err := m.begin(ctx, lab); err != nil {
+		m.cancel()
+		m.work.Wait()
 		return nil, errors.Join(err, m.log.Close())
 	}
 	return m, nil

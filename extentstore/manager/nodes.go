@@ -71,6 +71,12 @@ func (n *node) markLost(id extentstore.ExtentID) {
 	n.lost[id] = struct{}{}
 }
 
+func (n *node) markFound(id extentstore.ExtentID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.lost, id)
+}
+
 // pollEvery is the age that Space may have.
 const pollEvery = time.Second
 

@@ -30,16 +30,25 @@ type repairs struct {
 	fresh []task     // not yet tried; the newest are taken first
 	later []task     // tried in vain; they wait for the next poll of the nodes
 	known map[task]struct{}
+	// verified holds when a damaged extent was last read through, so that
+	// every read of it does not cause that again.
+	verified map[task]time.Time
 }
 
+// verifyEvery is how often a reported replica is read through at most.
+const verifyEvery = time.Minute
+
 func newRepairs(m *Manager) *repairs {
-	return &repairs{m: m, wake: make(chan struct{}, 1), known: map[task]struct{}{}}
+	return &repairs{m: m, wake: make(chan struct{}, 1), known: map[task]struct{}{}, verified: map[task]time.Time{}}
 }
 
 func (r *repairs) add(t task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, again := r.known[t]; again || len(r.known) >= maxTasks {
+		return
+	}
+	if _, lately := r.verified[t]; lately {
 		return
 	}
 	r.known[t] = struct{}{}
@@ -69,6 +78,11 @@ func (r *repairs) loop() {
 		case <-timer.C():
 			r.mu.Lock()
 			r.fresh, r.later = append(r.later, r.fresh...), nil
+			for t, when := range r.verified {
+				if r.m.opts.Clock.Now().Sub(when) > verifyEvery {
+					delete(r.verified, t)
+				}
+			}
 			r.mu.Unlock()
 			timer.Reset(pollEvery)
 		}
@@ -87,6 +101,9 @@ func (r *repairs) pass() {
 		r.mu.Lock()
 		if finished {
 			delete(r.known, t)
+			if t.damaged {
+				r.verified[t] = r.m.opts.Clock.Now()
+			}
 		} else {
 			r.later = append(r.later, t)
 		}
@@ -177,6 +194,7 @@ func (m *Manager) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKi
 		return false
 	}
 	m.metrics.repaired.Inc()
+	m.nodes[to].markFound(info.ID)
 	log.Info("replica repaired", "length", info.Length)
 	return true
 }
@@ -259,6 +277,5 @@ const repairTime = 10 * time.Minute
 // unsealed one is when it is sealed, or at the next report after that.
 func (m *Manager) ReportDamage(id extentstore.ExtentID, on extentstore.NodeID) {
 	m.metrics.damage.Inc()
-	m.opts.Log.Warn("replica reported damaged", "extent", id, "node", on)
 	m.todo.add(task{extent: id, node: on, damaged: true})
 }

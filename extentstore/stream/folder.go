@@ -179,6 +179,11 @@ func (f *Folder) MultiModify(ctx context.Context, ops ...extentstore.Op) error {
 // modify changes names at the StreamManager and then in memory. done is called
 // before anybody else can change the same names.
 func (f *Folder) modify(ctx context.Context, ops []extentstore.Op, done func()) error {
+	for i := range ops {
+		if err := f.mayChange(&ops[i]); err != nil {
+			return err
+		}
+	}
 	unlock := f.lock(ops)
 	defer unlock()
 	if f.Fenced() {
@@ -200,6 +205,24 @@ func (f *Folder) modify(ctx context.Context, ops []extentstore.Op, done func()) 
 	}
 	f.mu.Unlock()
 	done()
+	return nil
+}
+
+// mayChange refuses to change what belongs to another owner. The StreamManager
+// would refuse it too, as Fenced, which would be taken for the end of this owner.
+func (f *Folder) mayChange(op *extentstore.Op) error {
+	changed := [2]string{op.Name, op.Target}
+	switch op.Kind {
+	case extentstore.OpCreate, extentstore.OpDelete, extentstore.OpUnlink:
+		changed[1] = f.name
+	case extentstore.OpClone, extentstore.OpLink:
+		changed[0] = f.name
+	}
+	for _, name := range changed {
+		if folderOf(name) != f.name {
+			return stamp.Errorf(stamp.Invalid, "stream.MultiModify", "%q is not in folder %s", name, f.name)
+		}
+	}
 	return nil
 }
 
@@ -425,6 +448,7 @@ func (f *Folder) seal(ctx context.Context, e *entry, id extentstore.ExtentID, at
 	})
 	if err == nil {
 		e.sealed(id, length)
+		f.c.cache.drop(id)
 	}
 	return length, err
 }

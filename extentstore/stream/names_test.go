@@ -103,6 +103,7 @@ func TestCreateRefuses(t *testing.T) {
 		"taken":          {extentstore.Op{Kind: extentstore.OpCreate, Name: "/a/x", Stream: extentstore.RowData}, stamp.Exists},
 		"no kind":        {extentstore.Op{Kind: extentstore.OpCreate, Name: "/a/y"}, stamp.Invalid},
 		"a folder":       {extentstore.Op{Kind: extentstore.OpCreate, Name: "/a/", Stream: extentstore.RowData}, stamp.Invalid},
+		"elsewhere":      {op(extentstore.OpRename, "/a/x", "/b/x"), stamp.Invalid},
 		"relative":       {extentstore.Op{Kind: extentstore.OpCreate, Name: "y", Stream: extentstore.RowData}, stamp.Invalid},
 		"big inline":     {extentstore.Op{Kind: extentstore.OpCreate, Name: "/a/y", Stream: extentstore.RowData, Inline: make([]byte, extentstore.MaxInline+1)}, stamp.Invalid},
 		"rename onto":    {op(extentstore.OpRename, "/a/x", "/a/x/"), stamp.Invalid},
@@ -117,6 +118,9 @@ func TestCreateRefuses(t *testing.T) {
 		}
 	}
 	wantContent(t, l, f, "/a/x", []byte("xx"))
+	if f.Fenced() {
+		t.Error("a refusal fenced the owner")
+	}
 }
 
 func TestInlineAndLazy(t *testing.T) {

@@ -109,10 +109,13 @@ func (s *Shared) send(ctx context.Context, x *sharedExtent, blocks []extentstore
 	offset, err := x.node.Append(limited, x.live.id, blocks)
 	cancel()
 	if err != nil {
-		kind := stamp.KindOf(err)
-		if kind != stamp.Invalid && ctx.Err() == nil {
-			x.failed.Store(true)
-			x.closed.Store(true)
+		switch stamp.KindOf(err) {
+		case stamp.Invalid, stamp.Busy: // Busy: a pause may be all it takes
+		default:
+			if ctx.Err() == nil {
+				x.failed.Store(true)
+				x.closed.Store(true)
+			}
 		}
 		x.leave()
 		return 0, err
