@@ -139,10 +139,11 @@ func (fs *fileSystem) changed(ch file.Change) {
 	parent, name, c := n.parent, n.name, n.content
 	fs.tree.mu.Unlock()
 	if c != nil {
+		tick := fs.tick.Load()
 		if a, err := fs.ask(n); err == nil {
-			if _, err := fs.freshen(n, a, fs.tick.Load()); err == nil {
-				return
-			}
+			fs.notice(n, c, new(c.refresh(a, tick)))
+			fs.server.InodeNotify(n.id, -1, 0) // attributes alone; notice sees to the pages
+			return
 		}
 	}
 	if parent != nil {

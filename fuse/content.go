@@ -332,9 +332,10 @@ func (c *content) relieve() (bool, error) {
 	return c.airborne > 0 || c.frozen != nil, nil
 }
 
-// close gives all memory back.
-func (c *content) close() {
+// close gives all memory back and reports whether changes were lost with it.
+func (c *content) close() (lost bool) {
 	c.mu.Lock()
+	lost = c.isDirty()
 	for c.airborne > 0 {
 		c.cond.Wait()
 	}
@@ -348,6 +349,7 @@ func (c *content) close() {
 		}
 		c.upload = nil
 	}
+	return lost
 }
 
 // commit makes all changes durable. It returns the error of any append or of

@@ -193,15 +193,16 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) {
 		return
 	}
 	h.ahead.drop(h.c)
+	n, c := h.n, h.c
+	// What setAttr has left to this commit, it has left under life.
+	n.life.Lock()
+	defer n.life.Unlock()
 	if h.writable {
 		if err := fs.sync(h); err != nil {
 			fs.log.Error("changes of a closed file are lost", "file", h.n.fid, "err", err)
 			status = errno(err)
 		}
 	}
-	n, c := h.n, h.c
-	n.life.Lock()
-	defer n.life.Unlock()
 	c.opens--
 	if h.writable {
 		c.writers--
@@ -209,7 +210,15 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) {
 	if c.opens > 0 {
 		return
 	}
-	c.close()
+	if lost := c.close(); lost {
+		n.kernelHas.Store(0)
+		n.changed.Store(fs.tick.Add(1))
+		fs.flying.Add(1)
+		go func() { // the kernel's pages show what is lost
+			defer fs.flying.Done()
+			fs.server.InodeNotify(n.id, 0, 0)
+		}()
+	}
 	fs.tree.setContent(n, nil)
 	if ref := fs.tree.ref(n); ref.Session != 0 {
 		if err := fs.service.Drop(fs.ctx, ref); err != nil && stamp.KindOf(err) != stamp.Stale {

@@ -351,15 +351,8 @@ func (fs *fileSystem) setAttr(n *node, in *gofuse.SetAttrIn) (file.Attr, error) 
 	if sized && size > file.MaxFileSize {
 		return file.Attr{}, stamp.Errorf(stamp.TooLarge, "fuse.truncate", "a file may have %d bytes", int64(file.MaxFileSize))
 	}
-	c := fs.tree.open(n)
-	if c != nil && fs.isWritten(n, c) {
-		var a file.Attr
-		if sized {
-			a = c.truncate(int64(size), kill)
-		}
-		if !set.IsZero() {
-			a = c.change(set)
-		}
+	c, a, waits := fs.leave(n, set, sized, int64(size), kill)
+	if waits {
 		if sized && in.Valid&gofuse.FATTR_FH == 0 { // truncate(2) is not undone by a crash
 			err := c.commit(fs.ctx)
 			a, _ = c.attributes()
@@ -391,14 +384,26 @@ func (fs *fileSystem) setAttr(n *node, in *gofuse.SetAttrIn) (file.Attr, error) 
 	return a, nil
 }
 
-// isWritten reports whether changes of n's attributes may wait for its data.
-func (fs *fileSystem) isWritten(n *node, c *content) bool {
-	if _, dirty := c.attributes(); dirty {
-		return true
-	}
+// leave leaves changes of attributes to the next commit of n's content, if the
+// file is open for writing or has been written. It holds life, so that the
+// last Release, whose commit is the last, comes either before or after it.
+func (fs *fileSystem) leave(n *node, set file.Set, sized bool, size int64, kill bool) (c *content, a file.Attr, waits bool) {
 	n.life.Lock()
 	defer n.life.Unlock()
-	return c.writers > 0
+	c = fs.tree.open(n)
+	if c == nil {
+		return nil, a, false
+	}
+	if _, dirty := c.attributes(); !dirty && c.writers == 0 {
+		return c, a, false
+	}
+	if sized {
+		a = c.truncate(size, kill)
+	}
+	if !set.IsZero() {
+		a = c.change(set)
+	}
+	return c, a, true
 }
 
 func (fs *fileSystem) setOf(n *node, in *gofuse.SetAttrIn) file.Set {

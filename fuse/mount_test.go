@@ -9,8 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"stamp/extentstore"
 	"stamp/frontend/file"
@@ -27,24 +29,32 @@ type stand struct {
 	mount *fuse.Mount
 	dir   string // a container's directory
 	root  string
+	full  atomic.Bool // the disks are
 }
 
 const account = "acct"
 
-func space() extentstore.Space { return extentstore.Space{Capacity: 1 << 40, Free: 1 << 39} }
+func (s *stand) space() extentstore.Space {
+	return extentstore.Space{Capacity: 1 << 40, Free: 1 << 39, Full: s.full.Load()}
+}
 
 // mount mounts an account with one container, box, or skips the test where
 // there is no FUSE.
-func mount(t testing.TB) *stand {
+func mount(t testing.TB) *stand { return mountWith(t, 0) }
+
+// mountWith is mount with another time for which the kernel believes what it
+// was told.
+func mountWith(t testing.TB, timeout time.Duration) *stand {
 	t.Helper()
-	s := &stand{table: partitiontest.Open(t, partitiontest.Options{})}
-	files, err := pfile.Open(context.Background(), pfile.Options{Blobs: s.table.Blobs, Range: s.table.Range, Space: space})
+	s := &stand{}
+	s.table = partitiontest.Open(t, partitiontest.Options{Space: s.space})
+	files, err := pfile.Open(context.Background(), pfile.Options{Blobs: s.table.Blobs, Range: s.table.Range, Space: s.space})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { files.Close() })
 	s.files = files
-	s.mountAt(t, t.TempDir())
+	s.mountAt(t, t.TempDir(), timeout)
 	s.dir = filepath.Join(s.root, "box")
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -52,13 +62,13 @@ func mount(t testing.TB) *stand {
 	return s
 }
 
-func (s *stand) mountAt(t testing.TB, dir string) {
+func (s *stand) mountAt(t testing.TB, dir string, timeout time.Duration) {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("no /dev/fuse on this machine")
 	}
 	m, err := fuse.New(context.Background(), fuse.Options{
-		Dir: dir, Service: file.NewLocal(s.files, account), AllowOther: true,
+		Dir: dir, Service: file.NewLocal(s.files, account), AllowOther: true, AttrTimeout: timeout,
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	})
 	if err != nil {

@@ -189,6 +189,9 @@ func (s *Service) changeBlob(ctx context.Context, ref *Ref, shared bool, suffix 
 		if err == nil && ch.unmark {
 			s.staged.unmark(ch.object, ch.mark)
 		}
+		if err == nil && !shared {
+			s.tell(ref)
+		}
 		if !errors.Is(err, errMoved) {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"stamp"
@@ -29,6 +30,8 @@ type Service struct {
 
 	opened     time.Time
 	openExtent extentstore.ExtentID // extents below it were there before
+
+	watcher atomic.Pointer[func(Ref)] // told of changed blobs; see OnChange
 
 	collecting sync.Mutex // held by a pass of the collector
 	cursor     collectorState
@@ -144,6 +147,23 @@ func (s *Service) unlink(ctx context.Context, id extentstore.ExtentID) error {
 		err = s.opts.Moved.Unlink(ctx, id)
 	}
 	return err
+}
+
+// OnChange makes fn told of each blob that this package has changed, once the
+// change is durable: the file service passes it on to mounts. What UpdateRows
+// has changed its caller knows. fn must be quick; nil ends it.
+func (s *Service) OnChange(fn func(Ref)) {
+	if fn == nil {
+		s.watcher.Store(nil)
+		return
+	}
+	s.watcher.Store(&fn)
+}
+
+func (s *Service) tell(ref *Ref) {
+	if fn := s.watcher.Load(); fn != nil {
+		(*fn)(*ref)
+	}
 }
 
 // SmallBits is the size up to which a whole blob stands in its row.

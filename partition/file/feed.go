@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"stamp"
+	"stamp/partition/blob"
 )
 
 // feed tells mounts what changes. It keeps nothing: who falls behind misses
@@ -39,9 +40,9 @@ func (f *feed) publish(account stamp.AccountName, ch Change) {
 	}
 }
 
-// Publish is told by the Blob service of a blob that REST has changed.
-func (s *Service) Publish(account stamp.AccountName, container, name string) {
-	s.feed.publish(account, Change{Ref: Ref{Container: container, Name: name}})
+// changedByREST is told by the Blob service.
+func (s *Service) changedByREST(ref blob.Ref) {
+	s.feed.publish(ref.Account, Change{Ref: Ref{Container: ref.Container, Name: ref.Name}})
 }
 
 // Watch calls changed for each change of the account's files that others than

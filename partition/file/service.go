@@ -81,6 +81,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 	if err := s.loadSessions(ctx); err != nil {
 		return nil, err
 	}
+	s.blobs.OnChange(s.changedByREST)
 	s.stopped.Add(1)
 	go s.sweep()
 	return s, nil
@@ -89,6 +90,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 // Close stops the background work and gives up what was appended and not
 // committed.
 func (s *Service) Close() error {
+	s.blobs.OnChange(nil)
 	s.stop()
 	s.stopped.Wait()
 	s.pieces.closeAll()
