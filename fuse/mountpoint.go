@@ -22,18 +22,16 @@ func prepare(dir string, log *slog.Logger) error {
 	fail := func(kind stamp.Kind, format string, args ...any) error {
 		return stamp.Errorf(kind, "fuse.New", "mount %s: "+format, append([]any{dir}, args...)...)
 	}
-	info, err := os.Stat(dir)
-	if errors.Is(err, syscall.ENOTCONN) {
-		if typ := mountType(dir); typ != fsType {
-			return fail(stamp.Exists, "a %s file system whose server has died is mounted there; unmount it first", typ)
-		}
+	if mountType(dir) == fsType && isDead(dir) {
 		log.Warn("a mount that a dead process has left is taken away", "dir", dir)
 		if err := unmount(dir, unix.MNT_DETACH); err != nil {
 			return fail(stamp.Exists, "a dead mount cannot be taken away: %w", err)
 		}
-		info, err = os.Stat(dir)
 	}
+	info, err := os.Stat(dir)
 	switch {
+	case errors.Is(err, syscall.ENOTCONN):
+		return fail(stamp.Exists, "a %s file system whose server has died is mounted there; unmount it first", mountType(dir))
 	case errors.Is(err, os.ErrNotExist):
 		return fail(stamp.NotFound, "there is no such directory")
 	case err != nil:
@@ -52,6 +50,13 @@ func prepare(dir string, log *slog.Logger) error {
 		return fail(stamp.Exists, "the directory is not empty: %s", entries[0].Name())
 	}
 	return nil
+}
+
+// isDead reports whether nobody serves the mount at dir. It asks for the space,
+// which the kernel has no answer of its own to.
+func isDead(dir string) bool {
+	var st unix.Statfs_t
+	return errors.Is(unix.Statfs(dir, &st), syscall.ENOTCONN)
 }
 
 // mountType is the type of the file system that is mounted at exactly dir, or
