@@ -84,6 +84,9 @@ func waitEqual(t *testing.T, l *streamtest.Layer, f *stream.Folder) {
 				node := must(l.Node(name))(t)
 				eventually(t, func() error {
 					state, err := node.Stat(limit(t), e.ID)
+					if e.Length == 0 && stamp.KindOf(err) == stamp.NotFound {
+						return nil // the node never created it, and nobody needs it
+					}
 					if err != nil {
 						return err
 					}
@@ -92,7 +95,7 @@ func waitEqual(t *testing.T, l *streamtest.Layer, f *stream.Folder) {
 					}
 					return nil
 				})
-				if _, err := node.Verify(limit(t), e.ID); err != nil {
+				if _, err := node.Verify(limit(t), e.ID); err != nil && e.Length > 0 {
 					t.Errorf("extent %v on %s: %v", e.ID, name, err)
 				}
 			}
