@@ -332,7 +332,7 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 		return n.dataError(a.op, x.id, err)
 	}
 	defer n.files.put(h)
-	if err := h.grow(reach, x.target); err != nil {
+	if err := h.grow(n, reach, x.target); err != nil {
 		return n.dataError(a.op, x.id, err)
 	}
 	if err := n.claim(ctx, a); err != nil {
@@ -354,6 +354,7 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 	x.mu.Unlock()
 	n.replicate(a)
 
+	n.writes.begin()
 	err = n.writeLarge(h, a, head.B[:nHead])
 	if err == nil && !named {
 		err = n.syncNames()
@@ -361,6 +362,7 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 	if err == nil {
 		err = h.sync()
 	}
+	n.writes.end()
 	x.mu.Lock()
 	if err != nil {
 		x.abandon(n, err)
@@ -378,7 +380,7 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 func (n *Node) writeLarge(h *handle, a *appending, head []byte) error {
 	at := sectorDown(a.offset)
 	end := sectorDown(a.offset + a.total)
-	if err := h.grow(end, a.x.target); err != nil {
+	if err := h.grow(n, end, a.x.target); err != nil {
 		return err
 	}
 	b := disk.GetBuffer(int(min(end-at, maxChunk)))

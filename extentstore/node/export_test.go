@@ -5,3 +5,6 @@ func (n *Node) FlushAll() error {
 	_, err := n.round(true)
 	return err
 }
+
+// RoundFailed is what the flusher does with an error.
+func (n *Node) RoundFailed(err error) { n.roundFailed(err) }

@@ -38,8 +38,9 @@ type handle struct {
 
 // grow makes sure that the file has space up to need. It takes steps that
 // follow the size of the extent, so that a small one takes little and a large
-// one lies in few pieces.
-func (h *handle) grow(need, target int64) error {
+// one lies in few pieces, and exactly what it needs when the disk is nearly
+// full.
+func (h *handle) grow(n *Node, need, target int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if need <= h.allocated {
@@ -49,14 +50,15 @@ func (h *handle) grow(need, target int64) error {
 	if target > 0 {
 		size = min(size, max(need, sectorUp(target)))
 	}
-	err := h.f.Allocate(sectorUp(size))
-	if disk.IsFull(err) && size > need {
+	if size-h.allocated > n.space.spare() {
 		size = need
-		err = h.f.Allocate(sectorUp(size))
 	}
+	size = sectorUp(size)
+	err := h.f.Allocate(size)
 	if err == nil {
-		h.allocated = sectorUp(size)
+		h.allocated = size
 	}
+	n.space.refresh(n)
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 
 const (
 	flushWorkers = 4
+	flushRetry   = time.Second // after want of space
 	// maxResting bounds the sealed extents whose end rests on the journal.
 	maxResting = 1024
 )
@@ -25,13 +26,13 @@ const (
 // is memory (half of MaxUnflushed), the ring (half of it in use) or extents
 // that wait to be removed.
 func (n *Node) flusher() {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	again := n.opts.Clock.NewTimer(flushRetry)
+	defer again.Stop()
 	for {
 		select {
 		case <-n.kick:
-		case <-tick.C:
-			n.watch()
+		case <-again.C():
+			again.Reset(flushRetry)
 		case <-n.stop:
 			return
 		}
@@ -41,7 +42,7 @@ func (n *Node) flusher() {
 				n.roundFailed(err)
 			}
 			if err != nil || !progress {
-				break // until the next tick or kick
+				break // until somebody needs it, or again
 			}
 		}
 	}
@@ -52,6 +53,9 @@ func (n *Node) flusher() {
 func (n *Node) roundFailed(err error) {
 	if disk.IsFull(err) {
 		n.space.refresh(n)
+		n.starved.Store(true)
+		n.memoryFreed() // those who wait are told Full
+		n.journal.poke()
 		n.opts.Log.Warn("no space to move appends from the journal to the data disk", "node", n.opts.ID, "error", err)
 		return
 	}
@@ -74,8 +78,8 @@ func (n *Node) wanted() bool {
 // round flushes what has to be flushed, or everything, and sets the journal
 // free behind it:
 //
-//  1. bytes to the extent files, synced; then blocks to the index files, synced
-//  2. files of deleted extents are removed
+//  1. files of deleted extents are removed, which may make the room for the rest
+//  2. bytes to the extent files, synced; then blocks to the index files, synced
 //  3. names and states are made durable
 //  4. partial last sectors in the part of the ring that is to be free are
 //     written to its head again
@@ -94,12 +98,12 @@ func (n *Node) round(all bool) (progress bool, err error) {
 		upTo = n.journal.position()
 	}
 	active := n.activeExtents()
-	picked := n.choose(active, upTo, all)
-	if err := n.flushAll(picked); err != nil {
-		return false, err
-	}
 	removed, err := n.removeDead(active)
 	if err != nil {
+		return false, err
+	}
+	picked := n.choose(active, upTo, all)
+	if err := n.flushAll(picked); err != nil {
 		return false, err
 	}
 	if err := n.saveStates(active); err != nil {
@@ -112,6 +116,7 @@ func (n *Node) round(all bool) (progress bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	n.starved.Store(false)
 	n.metrics.round(start)
 	return freed || removed || len(picked) > 0, nil
 }
@@ -185,7 +190,9 @@ func (n *Node) flushExtent(x *extent) error {
 	if !ok {
 		return nil
 	}
+	n.writes.begin()
 	err := n.writeFlush(f)
+	n.writes.end()
 	for _, p := range f.pieces {
 		p.c.release()
 	}
@@ -337,7 +344,7 @@ func (n *Node) flushData(f *flushing) error {
 	if f.final {
 		hi = sectorUp(f.to)
 	}
-	if err := h.grow(hi, f.x.target); err != nil {
+	if err := h.grow(n, hi, f.x.target); err != nil {
 		return err
 	}
 	for _, p := range f.pieces {

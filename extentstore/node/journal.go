@@ -26,9 +26,11 @@ const (
 	// rollBelow is the room in a segment below which the next record goes to
 	// the next one, so that any entry fits an empty record.
 	rollBelow = maxEntry + recordHeader + extentstore.SectorSize
-	// reserveSegments can be written only by the flusher, which needs them to
-	// set the rest of the ring free.
+	// The last segments of the ring are for who sets it free: two for the
+	// flusher alone, one more for changes of state, so that deletes go on
+	// when appends do not.
 	reserveSegments = 2
+	appendSegments  = reserveSegments + 1
 )
 
 // A journal is the ring that makes appends and changes of state durable before
@@ -43,6 +45,7 @@ type journal struct {
 	count   int64
 	onFail  func(error)
 	metrics *metrics
+	watch   progress
 
 	mu       sync.Mutex
 	work     sync.Cond // the writer waits here for entries
@@ -50,15 +53,14 @@ type journal struct {
 	cur      *batch    // gathers entries
 	other    *batch    // is being written, or empty
 	busy     bool      // the writer is at the disk
-	since    time.Time
-	seq      uint64 // of the next record
-	head     int64  // segment of the next record
-	off      int64  // and its place in there
-	tail     int64  // oldest segment that replay needs, carried by the next record
-	durable  int64  // the tail that the last durable record carried: older segments may be used again
-	promised int64  // bytes admitted and not yet added
-	filled   int64  // last segment that was pre-written
-	filling  int64  // segment that is being pre-written, or -1
+	seq      uint64    // of the next record
+	head     int64     // segment of the next record
+	off      int64     // and its place in there
+	tail     int64     // oldest segment that replay needs, carried by the next record
+	durable  int64     // the tail that the last durable record carried: older segments may be used again
+	promised int64     // bytes admitted and not yet added
+	filled   int64     // last segment that was pre-written
+	filling  int64     // segment that is being pre-written, or -1
 	freed    chan struct{}
 	err      error
 	closed   bool
@@ -239,10 +241,12 @@ func (j *journal) run() {
 		j.cur, j.other = j.other, b
 		j.open(j.cur)
 		j.place()
-		j.busy, j.since = true, time.Now()
+		j.busy = true
 		j.mu.Unlock()
 
+		j.watch.begin()
 		err := j.write(b, length, r)
+		j.watch.end()
 
 		j.mu.Lock()
 		j.busy = false
@@ -316,9 +320,10 @@ func (j *journal) close() {
 	j.work.Broadcast()
 }
 
-// admit promises space in the ring for an entry of size bytes. It waits for the
-// flusher to set some free. leave returns the promise.
-func (j *journal) admit(ctx context.Context, size int64, full func()) error {
+// admit promises space in the ring for an entry of size bytes, which leaves a
+// number of segments free. It waits for the flusher to set some free, unless
+// full, which is called then, has an error. leave returns the promise.
+func (j *journal) admit(ctx context.Context, size, leave int64, full func() error) error {
 	size += extentstore.SectorSize // in the worst case it is alone in its record
 	for {
 		j.mu.Lock()
@@ -326,7 +331,7 @@ func (j *journal) admit(ctx context.Context, size int64, full func()) error {
 			j.mu.Unlock()
 			return j.err
 		}
-		free := j.count - (j.head - j.durable + 1) - reserveSegments
+		free := j.count - (j.head - j.durable + 1) - leave
 		if j.promised+size <= free*(j.segment-rollBelow) {
 			j.promised += size
 			j.mu.Unlock()
@@ -334,12 +339,24 @@ func (j *journal) admit(ctx context.Context, size int64, full func()) error {
 		}
 		freed := j.freed
 		j.mu.Unlock()
-		full()
+		if err := full(); err != nil {
+			return err
+		}
 		select {
 		case <-freed:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// poke makes those who wait in admit ask full again.
+func (j *journal) poke() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err == nil {
+		close(j.freed)
+		j.freed = make(chan struct{})
 	}
 }
 
@@ -385,13 +402,6 @@ func (j *journal) used() (segments, of int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.head - j.tail + 1, j.count
-}
-
-// hung reports since when the writer has been waiting for the disk.
-func (j *journal) hung() (time.Time, bool) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.since, j.busy
 }
 
 // fill pre-writes the segments that have never been used, so that a write of a

@@ -71,6 +71,7 @@ type Options struct {
 	ScrubEvery time.Duration // full checksum pass over sealed extents; 0 means 72 h, negative none
 	ScrubRate  int64         // bytes per second at most; 0 means 32 MiB
 
+	Clock   stamp.Clock           // for what happens now and then; nil means SystemClock
 	Log     *slog.Logger          // nil means discard
 	Metrics prometheus.Registerer // nil means none
 }
@@ -102,6 +103,9 @@ func (o *Options) fill() error {
 	if o.Journal == nil {
 		o.Journal = o.Disk
 	}
+	if o.Clock == nil {
+		o.Clock = stamp.SystemClock{}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -123,6 +127,7 @@ type Node struct {
 	specs       specTable
 	space       space
 	reads       gate
+	writes      progress // of the data disk
 	dirSync     groupSync
 	metrics     *metrics
 
@@ -140,6 +145,7 @@ type Node struct {
 	unsealed     atomic.Int64 // extents created and not sealed
 	maxUnsealed  int64
 	restingCount atomic.Int64 // sealed extents that are not final
+	starved      atomic.Bool  // the flusher found no space on the data disk
 	dead         atomic.Int64 // deleted extents whose files are not removed
 
 	memoryMu sync.Mutex
@@ -179,6 +185,7 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 	}
 	start := time.Now()
 	if err := n.open(ctx); err != nil {
+		n.metrics.unregister(opts.Metrics)
 		n.releaseFiles()
 		return nil, err
 	}
@@ -216,6 +223,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.wg.Go(n.flusher)
 	n.wg.Go(n.fillJournal)
 	n.wg.Go(n.scrubber)
+	n.wg.Go(n.watch)
 	return nil
 }
 
@@ -307,14 +315,6 @@ func (n *Node) dataError(op string, id extentstore.ExtentID, err error) error {
 	}
 	n.fail(fmt.Errorf("extent %v: %w", id, err))
 	return n.serving(op)
-}
-
-// watch takes a disk out of service that does not answer.
-func (n *Node) watch() {
-	n.metrics.observe(n)
-	if since, busy := n.journal.hung(); busy && time.Since(since) > n.opts.HangTimeout {
-		n.fail(fmt.Errorf("a write of the journal has taken %v", time.Since(since).Round(time.Second)))
-	}
 }
 
 func (n *Node) wake() {

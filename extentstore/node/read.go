@@ -3,6 +3,7 @@ package node
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -65,10 +66,13 @@ func (n *Node) readUnits(ctx context.Context, op string, v *view, offset int64, 
 	to := v.index.Unit(last - 1).End
 	lo, hi := sectorDown(from), sectorUp(to)
 	b := disk.GetBuffer(int(hi - lo))
-	defer b.Put()
 	if err := n.fill(ctx, op, v, lo, from, to, b.B[:hi-lo]); err != nil {
+		if !errors.Is(err, errLost) {
+			b.Put()
+		}
 		return 0, err
 	}
+	defer b.Put()
 	if bad, ok := v.index.Verify(from, b.B[from-lo:to-lo]); !ok {
 		n.metrics.damage()
 		return 0, stamp.Errorf(stamp.Corrupt, op, "extent %v: checksum mismatch in [%d,%d)", v.x.id, bad.Start, bad.End)
@@ -112,11 +116,29 @@ func (n *Node) fill(ctx context.Context, op string, v *view, lo, from, to int64,
 }
 
 // readDisk reads whole sectors of an extent's file. What is beyond the file's
-// end reads as zeros; checksums judge it.
+// end reads as zeros; checksums judge it. A caller with a deadline does not
+// wait longer for a disk that hangs; the buffer is lost then.
 func (n *Node) readDisk(ctx context.Context, op string, x *extent, at int64, b []byte) error {
 	if err := n.reads.enter(ctx, op); err != nil {
 		return err
 	}
+	if _, ok := ctx.Deadline(); !ok {
+		return n.readFile(op, x, at, b)
+	}
+	done := make(chan error, 1)
+	go func() { done <- n.readFile(op, x, at, b) }() // ends with the read; the gate bounds how many there are
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return stamp.Errorf(stamp.Timeout, op, "extent %v: %w at %d: %w", x.id, errLost, at, ctx.Err())
+	}
+}
+
+// errLost marks the error of a read that still goes on.
+var errLost = errors.New("the disk is still reading")
+
+func (n *Node) readFile(op string, x *extent, at int64, b []byte) error {
 	defer n.reads.leave(time.Now())
 	h, err := n.files.get(x, false)
 	if err != nil {
@@ -287,59 +309,4 @@ func (s *indexes) forget(x *extent) {
 	if x.index != nil {
 		s.remove(x.index)
 	}
-}
-
-// A gate bounds the reads at the disk and knows how long they take, so that a
-// read that would be late is refused at once.
-type gate struct {
-	slots chan struct{}
-
-	mu      sync.Mutex
-	waiting int
-	mean    time.Duration // of a read, moving
-}
-
-func (g *gate) enter(ctx context.Context, op string) error {
-	deadline, ok := ctx.Deadline()
-	select {
-	case g.slots <- struct{}{}:
-		if !ok {
-			return nil
-		}
-		g.mu.Lock()
-		mean := g.mean
-		g.mu.Unlock()
-		if time.Until(deadline) < mean {
-			<-g.slots
-			return stamp.Errorf(stamp.Busy, op, "a read takes %v, the deadline is sooner", mean)
-		}
-		return nil
-	default:
-	}
-	g.mu.Lock()
-	expect := g.mean * time.Duration(1+g.waiting/cap(g.slots))
-	g.waiting++
-	g.mu.Unlock()
-	defer func() {
-		g.mu.Lock()
-		g.waiting--
-		g.mu.Unlock()
-	}()
-	if ok && time.Until(deadline) < expect {
-		return stamp.Errorf(stamp.Busy, op, "reads wait about %v, the deadline is sooner", expect)
-	}
-	select {
-	case g.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return stamp.Errorf(stamp.Timeout, op, "waiting for the disk: %w", ctx.Err())
-	}
-}
-
-func (g *gate) leave(start time.Time) {
-	<-g.slots
-	d := time.Since(start)
-	g.mu.Lock()
-	g.mean += (d - g.mean) / 16
-	g.mu.Unlock()
 }

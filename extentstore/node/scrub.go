@@ -99,11 +99,11 @@ func (n *Node) scrubber() {
 		}
 		cancel()
 	})
-	timer := time.NewTimer(n.opts.ScrubEvery)
+	timer := n.opts.Clock.NewTimer(n.opts.ScrubEvery)
 	defer timer.Stop()
 	for {
 		select {
-		case <-timer.C:
+		case <-timer.C():
 		case <-n.stop:
 			return
 		case <-n.down:

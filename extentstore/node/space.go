@@ -61,6 +61,13 @@ func (s *space) take(n *Node, bytes int64, user bool) bool {
 	return true
 }
 
+// spare is what is free above the reserve.
+func (s *space) spare() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.Free - s.taken - s.reserve
+}
+
 // Disk implements extentstore.ExtentNode.
 func (n *Node) Disk(context.Context) (extentstore.DiskState, error) {
 	n.space.refresh(n)
@@ -83,32 +90,41 @@ func (n *Node) admit(ctx context.Context, a *appending, size int64) error {
 	if !n.space.take(n, a.total, a.x.spec.kind.UserData()) {
 		return stamp.Errorf(stamp.Full, a.op, "extent %v: %s has no space above its reserve for %d bytes of %v", a.x.id, n.disk, a.total, a.x.spec.kind)
 	}
-	for !a.large() {
-		if n.unflushed.Load() < n.opts.MaxUnflushed {
-			break
-		}
+	for !a.large() && n.unflushed.Load() >= n.opts.MaxUnflushed {
 		freed := n.memoryWait()
 		if n.unflushed.Load() < n.opts.MaxUnflushed {
 			break
 		}
 		n.metrics.stall()
-		n.wake()
+		if err := n.flushSoon(a.op); err != nil {
+			return err
+		}
 		if err := n.waitFor(ctx, a.op, freed); err != nil {
 			return err
 		}
 	}
-	return n.admitJournal(ctx, a.op, size)
+	return n.admitJournal(ctx, a.op, size, appendSegments)
 }
 
-func (n *Node) admitJournal(ctx context.Context, op string, size int64) error {
-	err := n.journal.admit(ctx, size, n.wake)
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+func (n *Node) admitJournal(ctx context.Context, op string, size, leave int64) error {
+	err := n.journal.admit(ctx, size, leave, func() error { return n.flushSoon(op) })
+	switch {
+	case err == nil || stamp.KindOf(err) == stamp.Full:
+		return err
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return stamp.Errorf(stamp.Busy, op, "the journal is full: %w", err)
 	}
 	return n.unavailable(op, err)
+}
+
+// flushSoon wakes the flusher, for somebody who is about to wait for it. It is
+// Full when the flusher itself waits, for space.
+func (n *Node) flushSoon(op string) error {
+	n.wake()
+	if n.starved.Load() {
+		return stamp.Errorf(stamp.Full, op, "%s has no space for what rests on the journal", n.disk)
+	}
+	return nil
 }
 
 // waitFor waits for a channel to close.

@@ -261,7 +261,7 @@ func (l *stateLog) append(records []extentState) error {
 		}
 		records = records[n:]
 	}
-	return l.f.Sync()
+	return syncError(l.f.Sync())
 }
 
 func (l *stateLog) appendGroup(records []extentState) error {
