@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -62,7 +63,8 @@ type DevInfo struct {
 	Location         string              `json:"location"`
 	Disks            int                 `json:"disks"`
 	Replicas         int                 `json:"replicas"`
-	Scheme           string              `json:"scheme"` // http or https, of Blob, Queue and Table
+	Missing          []string            `json:"missing,omitempty"` // disks that could not be opened
+	Scheme           string              `json:"scheme"`            // http or https, of Blob, Queue and Table
 	Endpoints                            // host:port each
 	ConnectionString string              `json:"connectionString"` // of DevAccount
 	Mount            string              `json:"mount,omitempty"`
@@ -179,23 +181,27 @@ func (d *Dev) claimLocation(context.Context) error {
 	if err := d.loc.claim(); err != nil {
 		return err
 	}
-	var dirs []string
-	for _, disk := range d.loc.label.Disks {
-		dir := diskPath(d.loc.dir, disk)
-		if err := d.prepareDisk(dir, disk.Node); err != nil {
+	capacity := int64(math.MaxInt64)
+	for _, ld := range d.loc.label.Disks {
+		if err := d.prepareDisk(ld); err != nil {
+			continue // openNode comes to it
+		}
+		c, err := capacityOf(diskPath(d.loc.dir, ld))
+		if err != nil {
 			return err
 		}
-		dirs = append(dirs, dir)
+		capacity = min(capacity, c)
 	}
-	capacity, err := capacityOf(dirs)
 	d.sizes = sizesFor(capacity)
-	return err
+	return nil
 }
 
 // prepareDisk makes the directory of a disk at the first start. Later one that
 // is missing or empty is a disk that is not there: to format it again would
 // hide the loss of what it held.
-func (d *Dev) prepareDisk(dir string, node extentstore.NodeID) error {
+func (d *Dev) prepareDisk(ld labelDisk) error {
+	const op = "appliance.OpenDev"
+	dir := diskPath(d.loc.dir, ld)
 	if !d.loc.label.Ready {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make disk directory: %w", err)
@@ -204,11 +210,11 @@ func (d *Dev) prepareDisk(dir string, node extentstore.NodeID) error {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return stamp.Errorf(stamp.Unavailable, "appliance.OpenDev", "disk %s of ExtentNode %s cannot be read: %w", dir, node, err)
+		return stamp.Errorf(stamp.Unavailable, op, "disk %s of ExtentNode %s cannot be read: %w", dir, ld.Node, err)
 	}
 	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "lost+found" })
 	if len(entries) == 0 {
-		return stamp.Errorf(stamp.Unavailable, "appliance.OpenDev", "disk %s of ExtentNode %s is empty: is it mounted?", dir, node)
+		return stamp.Errorf(stamp.Unavailable, op, "disk %s of ExtentNode %s is empty: is it mounted?", dir, ld.Node)
 	}
 	return nil
 }

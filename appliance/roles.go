@@ -33,17 +33,22 @@ type roles struct {
 	lastSpace atomic.Pointer[askedSpace]
 }
 
-// nodes finds the ExtentNodes of this process.
+// nodes finds the ExtentNodes of this process; nil stands for one whose disk
+// could not be opened.
 type nodes map[extentstore.NodeID]extentstore.ExtentNode
 
 var _ extentstore.Nodes = nodes(nil)
 
 // Node implements extentstore.Nodes.
 func (n nodes) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
-	if en, ok := n[id]; ok {
-		return en, nil
+	en, ok := n[id]
+	switch {
+	case !ok:
+		return nil, stamp.Errorf(stamp.NotFound, "appliance.Node", "no ExtentNode %s in this stamp", id)
+	case en == nil:
+		return nil, stamp.Errorf(stamp.Unavailable, "appliance.Node", "the disk of ExtentNode %s is not there", id)
 	}
-	return nil, stamp.Errorf(stamp.NotFound, "appliance.Node", "no ExtentNode %s in this stamp", id)
+	return en, nil
 }
 
 // replicas is how many copies a stamp of n disks keeps.
@@ -53,10 +58,13 @@ func (d *Dev) openStreamLayer(ctx context.Context) error {
 	d.nodes = nodes{}
 	var ids []extentstore.NodeID
 	for _, ld := range d.loc.label.Disks {
-		if err := d.openNode(ctx, ld); err != nil {
+		if err := d.openNode(ctx, ld); err != nil && !d.goOnWithout(ld, err) {
 			return err
 		}
 		ids = append(ids, ld.Node)
+	}
+	if len(d.info.Missing) == len(ids) {
+		return stamp.Errorf(stamp.Unavailable, "appliance.OpenDev", "no disk of %s could be opened", d.loc.dir)
 	}
 	m, err := manager.Open(ctx, manager.Options{
 		Dir: filepath.Join(d.loc.dir, "manager"), Stamp: d.loc.label.Stamp,
@@ -78,7 +86,23 @@ func (d *Dev) openStreamLayer(ctx context.Context) error {
 	return nil
 }
 
+// goOnWithout reports whether a stamp can serve although a disk could not be
+// opened: what other disks hold replicas of, it can.
+func (d *Dev) goOnWithout(ld labelDisk, err error) bool {
+	kind := stamp.KindOf(err)
+	if !d.loc.label.Ready || len(d.loc.label.Disks) < 2 || kind != stamp.Unavailable && kind != stamp.Corrupt {
+		return false
+	}
+	d.log.Error("disk is missing, going on without it", "node", ld.Node, "disk", diskPath(d.loc.dir, ld), "error", err)
+	d.nodes[ld.Node] = nil
+	d.info.Missing = append(d.info.Missing, diskPath(d.loc.dir, ld))
+	return true
+}
+
 func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
+	if err := d.prepareDisk(ld); err != nil {
+		return err
+	}
 	dir, err := disk.OpenDir(diskPath(d.loc.dir, ld), d.log)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package appliance
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"runtime/debug"
 
@@ -36,17 +35,13 @@ func clamp(v, lo, hi int64) int64 { return max(lo, min(v, hi)) }
 // roundDown drops what is less than a MiB.
 func roundDown(v int64) int64 { return max(v&^(1<<20-1), 1<<20) }
 
-// capacityOf is the size of the smallest file system behind dirs.
-func capacityOf(dirs []string) (int64, error) {
-	least := int64(math.MaxInt64)
-	for _, dir := range dirs {
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			return 0, fmt.Errorf("file system of %s: %w", dir, err)
-		}
-		least = min(least, int64(st.Blocks)*st.Bsize)
+// capacityOf is the size of the file system behind dir.
+func capacityOf(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("file system of %s: %w", dir, err)
 	}
-	return least, nil
+	return int64(st.Blocks) * st.Bsize, nil
 }
 
 // softMemoryLimit is what a development server asks the garbage collector to

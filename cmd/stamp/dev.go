@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -193,5 +194,9 @@ func replicaText(info appliance.DevInfo) string {
 	if info.Replicas == 1 {
 		return "1 disk, 1 replica of everything: what this disk loses is lost. --disks a,b,c keeps three."
 	}
-	return fmt.Sprintf("%d disks, %d replicas of everything", info.Disks, info.Replicas)
+	text := fmt.Sprintf("%d disks, %d replicas of everything", info.Disks, info.Replicas)
+	if len(info.Missing) > 0 {
+		text += fmt.Sprintf(". MISSING: %s. Until it is back there are fewer.", strings.Join(info.Missing, ", "))
+	}
+	return text
 }
