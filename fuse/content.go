@@ -388,7 +388,7 @@ func (c *content) commit(ctx context.Context) error {
 // land brings the frozen layer into the blob data stream, unless it is so
 // little that it can ride in the commit. The caller holds mu.
 func (c *content) land() error {
-	if c.frozen.inMemory() > c.fs.inline {
+	if c.frozen.inMemory() > c.fs.inline || c.size() > inlineFile {
 		for _, b := range c.frozen.pack() {
 			for c.airborne >= maxAirborne {
 				c.cond.Wait()

@@ -61,6 +61,7 @@ const (
 	defaultMemory      = 128 << 20
 	maxRequest         = 1 << 20  // bytes of one read or write
 	inlineBytes        = 16 << 10 // written bytes that ride in the commit
+	inlineFile         = 64 << 10 // of a file up to this length
 	fsType             = "fuse.stamp"
 )
 

@@ -115,6 +115,7 @@ func (d *Data) Append(_ context.Context, b extentstore.Block) (extentstore.Exten
 	}
 	if d.current == 0 || len(d.extents[d.current])+len(b.Payload) > extentSize {
 		d.current++
+		d.extents[d.current] = make([]byte, 0, extentSize)
 	}
 	at := int64(len(d.extents[d.current]))
 	d.extents[d.current] = append(d.extents[d.current], b.Payload...)
