@@ -143,12 +143,16 @@ func (n *Node) do(ctx context.Context, a *appending) error {
 	if err == nil {
 		err = n.await(ctx, a.op, c)
 	}
-	for range a.acksExpected() {
-		if rerr := <-a.acks; rerr != nil && err == nil {
+	for range cap(a.acks) {
+		rerr := <-a.acks
+		if rerr == nil {
+			continue
+		}
+		a.x.mu.Lock()
+		a.x.abandon(n, rerr)
+		a.x.mu.Unlock()
+		if err == nil {
 			err = rerr
-			a.x.mu.Lock()
-			a.x.abandon(n, rerr)
-			a.x.mu.Unlock()
 		}
 	}
 	if a.cancel != nil {
@@ -156,8 +160,6 @@ func (n *Node) do(ctx context.Context, a *appending) error {
 	}
 	return err
 }
-
-func (a *appending) acksExpected() int { return cap(a.acks) }
 
 func (n *Node) journalSize(a *appending) int64 {
 	sums := 0
@@ -243,6 +245,7 @@ func (n *Node) appendSmall(ctx context.Context, a *appending) (*commit, error) {
 // held, when all before it are queued.
 func (n *Node) enqueue(a *appending, kind byte) (*commit, error) {
 	l := a.x.live
+	n.activate(a.x) // a round may have gone by since the append got its place
 	end := a.offset + a.total
 	var c *commit
 	var segment int64

@@ -420,6 +420,11 @@ func (j *journal) fill(d disk.Disk, stop <-chan struct{}) error {
 	}
 	defer f.Close()
 	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
 		j.mu.Lock()
 		next := max(j.filled, j.head) + 1
 		if next >= j.count {
@@ -428,18 +433,17 @@ func (j *journal) fill(d disk.Disk, stop <-chan struct{}) error {
 		}
 		j.filling = next
 		j.mu.Unlock()
-		select {
-		case <-stop:
-			return nil
-		default:
-		}
-		if err := zero(f, j.at(next, 0), j.segment); err != nil {
-			return fmt.Errorf("pre-write the journal: %w", err)
-		}
+		err := zero(f, j.at(next, 0), j.segment)
 		j.mu.Lock()
-		j.filled, j.filling = next, -1
+		j.filling = -1
+		if err == nil {
+			j.filled = next
+		}
 		j.place()
 		j.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("pre-write the journal: %w", err)
+		}
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("pre-write the journal: %w", syncError(err))

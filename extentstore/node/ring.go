@@ -63,9 +63,10 @@ func (j *journal) replay(apply func(segment int64, e *entry) error) (damaged boo
 	}
 	tail := int64(0)
 	if newest >= 0 {
-		// The last record says where replay begins.
+		// The last record says where replay begins. It lies in the segment
+		// before if the one that begins the newest was cut short.
 		probe := &scan{j: j, buf: s.buf}
-		for m := newest; m <= newest+1; m++ {
+		for m := max(newest-1, 0); m <= newest+1; m++ {
 			if err := probe.read(m); err != nil {
 				return false, err
 			}

@@ -1,0 +1,145 @@
+package node_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"stamp/extentstore"
+	"stamp/extentstore/node"
+	"stamp/extentstore/sim"
+	"stamp/extentstore/streamtest"
+)
+
+// fillRing makes the journal go on to later segments, by small appends to an
+// extent that is flushed at once.
+func fillRing(t *testing.T, n extentstore.ExtentNode, id extentstore.ExtentID, bytes int) {
+	t.Helper()
+	p := make([]byte, 200<<10)
+	for done := 0; done < bytes; done += len(p) {
+		_, err := add(n, id, p)
+		must(t, err)
+	}
+}
+
+// TestLargeAppendDuringRounds lets rounds of the flusher go by while a large
+// append is at its payload: the entry that it then gives to the journal must
+// hold the ring up like any other.
+func TestLargeAppendDuringRounds(t *testing.T) {
+	d := sim.NewDisk(1, 256<<20)
+	n := openSim(t, d)
+	create(t, n, 1)
+	create(t, n, 2)
+	must(t, n.FlushAll())
+
+	writing, goOn := make(chan struct{}), make(chan struct{})
+	first := true
+	d.SetFault(func(op sim.Op, name string, _ int64) error {
+		if op == sim.OpWrite && name == "extents/"+extentstore.ExtentID(1).String() && first {
+			first = false
+			close(writing)
+			<-goOn
+		}
+		return nil
+	})
+	p := streamtest.Pattern(1, 300<<10)
+	done := make(chan error)
+	go func() {
+		_, err := add(n, 1, p)
+		done <- err
+	}()
+	<-writing
+	must(t, n.FlushAll())
+	must(t, n.FlushAll())
+	close(goOn)
+	must(t, <-done)
+
+	for range 3 {
+		fillRing(t, n, 2, 3<<20)
+		must(t, n.FlushAll())
+	}
+	n.Shutdown()
+	n = openSim(t, d)
+	wantBytes(t, n, 1, 0, p)
+}
+
+// TestTornFirstRecord cuts the record short that begins a segment: where replay
+// begins is then told by the segment before.
+func TestTornFirstRecord(t *testing.T) {
+	d := sim.NewDisk(1, 256<<20)
+	n := openSim(t, d)
+	create(t, n, 1)
+	must(t, n.FlushAll())
+	const segment, count = 1 << 20, 8
+	var last int64 // place of the record written last
+	var length int64
+	d.SetFault(func(op sim.Op, name string, off int64) error {
+		if op == sim.OpWrite && name == "journal" {
+			last = off
+		}
+		return nil
+	})
+	for i := 0; ; i++ {
+		if i%7 == 0 {
+			must(t, n.FlushAll())
+		}
+		before := length
+		at, err := add(n, 1, streamtest.Pattern(uint64(i), 200<<10))
+		must(t, err)
+		length = at + 200<<10
+		if i > 60 && (last-8192)%segment == 0 {
+			length = before // this one will be torn, as if it had not been acknowledged
+			break
+		}
+	}
+	d.SetFault(nil)
+	n.Shutdown()
+	must(t, d.Corrupt("journal", last+100<<10, 1))
+
+	reads := 0
+	d.SetFault(func(op sim.Op, name string, off int64) error {
+		if op == sim.OpRead && name == "journal" {
+			reads++
+		}
+		return nil
+	})
+	n = openSim(t, d)
+	if s, err := n.Stat(context.Background(), 1); err != nil || s.Length != length || s.Doubtful || s.Closed {
+		t.Errorf("got %+v, %v, want length %d", s, err, length)
+	}
+	// The header, the first sector of each segment, three segments to find the
+	// tail, and those that are in use.
+	if reads > 2+2*count+3 {
+		t.Errorf("%d reads of the journal", reads)
+	}
+}
+
+// TestManyTails has as many unsealed extents with a partial last sector as a
+// node takes, while others fill the ring: the flusher must have room to write
+// them all again.
+func TestManyTails(t *testing.T) {
+	d := sim.NewDisk(1, 512<<20)
+	n := openSim(t, d, func(o *node.Options) { o.JournalSize = 16 << 20 })
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	last := extentstore.ExtentID(500)
+	for id := extentstore.ExtentID(1); id <= last; id++ {
+		create(t, n, id)
+		_, err := add(n, id, make([]byte, 4095))
+		must(t, err)
+	}
+	errs := make(chan error)
+	for w := range extentstore.ExtentID(8) {
+		go func() {
+			p := make([]byte, 200<<10)
+			var err error
+			for i := 0; i < 60 && err == nil; i++ {
+				_, err = n.Append(ctx, 1+w, []extentstore.Block{extentstore.NewBlock(p)})
+			}
+			errs <- err
+		}()
+	}
+	for range 8 {
+		must(t, <-errs)
+	}
+}
