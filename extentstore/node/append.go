@@ -203,7 +203,6 @@ func (n *Node) claim(ctx context.Context, a *appending) error {
 		}
 		x.mu.Lock()
 	}
-	n.activate(x)
 	l := x.live
 	a.offset = l.next
 	l.next += a.total

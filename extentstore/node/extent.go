@@ -39,16 +39,18 @@ type extent struct {
 
 	mu       sync.Mutex // guards the fields below
 	flags    byte
-	named    bool    // the extent's files are in the directory, durably
-	dataName bool    // at least the one with the payload is
-	hasIndex bool    // found at start
-	reaped   bool    // the files of a deleted extent are gone
-	active   bool    // is in Node.active
-	logged   bool    // is in the state log
-	stateSeg int64   // oldest journal segment with a change of state that is not in the state log, or none
-	changes  uint32  // of state, counted
-	changed  *commit // of the last one
-	live     *live   // nil once final
+	born     uint64        // sequence number of the journal's record with its creation
+	gone     chan struct{} // of a deleted extent: closed when nothing is left of it
+	named    bool          // the extent's files are in the directory, durably
+	dataName bool          // at least the one with the payload is
+	hasIndex bool          // found at start
+	reaped   bool          // the files of a deleted extent are gone
+	active   bool          // is in Node.active
+	logged   bool          // is in the state log
+	stateSeg int64         // oldest journal segment with a change of state that is not in the state log, or none
+	changes  uint32        // of state, counted
+	changed  *commit       // of the last one
+	live     *live         // nil once final
 
 	file  *handle // guarded by files.mu
 	index *cached // of a final extent; guarded by indexes.mu
@@ -90,11 +92,12 @@ func newExtent(id extentstore.ExtentID) *extent {
 
 func newLive() *live { return &live{firstSeg: none, tailSeg: none, sealAt: -1} }
 
-func (x *extent) has(flag byte) bool { return x.flags&flag != 0 }
+// has reports whether any of the flags is set.
+func (x *extent) has(flags byte) bool { return x.flags&flags != 0 }
 
 // state is the extent's record for the state log. Called with mu held.
 func (x *extent) state() extentState {
-	s := extentState{id: x.id, target: x.target, flags: x.flags, spec: x.spec}
+	s := extentState{id: x.id, target: x.target, born: x.born, flags: x.flags, spec: x.spec}
 	if x.has(flagSealed) {
 		s.length = x.sealedLength()
 	}

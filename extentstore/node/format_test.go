@@ -112,7 +112,7 @@ func TestGoldenJournalHeader(t *testing.T) {
 
 func exampleStates() []extentState {
 	return []extentState{
-		{id: 1, target: 1 << 30, flags: flagCreated, spec: spec{extentstore.BlobData, []extentstore.NodeID{"dev-1", "dev-2", "dev-3"}}},
+		{id: 1, target: 1 << 30, born: 99, flags: flagCreated, spec: spec{extentstore.BlobData, []extentstore.NodeID{"dev-1", "dev-2", "dev-3"}}},
 		{id: 2, flags: flagClosed},
 		{id: 3, length: 12345, target: 7, flags: flagCreated | flagClosed | flagSealed | flagFinal, spec: spec{extentstore.Metadata, []extentstore.NodeID{"dev-1"}}},
 		{id: 0xffffffffffffffff, flags: flagDeleted},

@@ -9,6 +9,7 @@ import (
 
 // removeDead removes the files of deleted extents.
 func (n *Node) removeDead(active []*extent) (removed bool, err error) {
+	files := false
 	for _, x := range active {
 		x.mu.Lock()
 		dead := x.has(flagDeleted) && !x.reaped && (x.live == nil || x.live.large == 0)
@@ -17,28 +18,35 @@ func (n *Node) removeDead(active []*extent) (removed bool, err error) {
 		if !dead || !n.durable(changed) {
 			continue
 		}
-		if err := n.removeFiles(x); err != nil {
+		had, err := n.removeFiles(x)
+		if err != nil {
 			return removed, err
 		}
-		removed = true
+		removed, files = true, files || had
 	}
 	if !removed {
 		return false, nil
 	}
 	n.memoryFreed()
+	if !files {
+		return true, nil
+	}
 	n.space.refresh(n)
 	return true, syncError(n.disk.SyncDir(extentDir))
 }
 
-func (n *Node) removeFiles(x *extent) error {
+// removeFiles removes the files of an extent and reports whether it had any.
+func (n *Node) removeFiles(x *extent) (had bool, err error) {
 	x.flush.Lock()
 	defer x.flush.Unlock()
 	n.files.forget(x)
 	n.indexes.forget(x)
 	for _, name := range []string{dataName(x.id), indexName(x.id)} {
-		if err := n.disk.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		err := n.disk.Remove(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
 		}
+		had = had || err == nil
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -51,7 +59,7 @@ func (n *Node) removeFiles(x *extent) error {
 	}
 	x.reaped = true
 	n.dead.Add(-1)
-	return nil
+	return had, nil
 }
 
 // saveStates brings the changes of state to the state log, so that the journal
@@ -152,6 +160,9 @@ func (n *Node) freeJournal() (moved bool, err error) {
 		}
 		if !needs && (!x.has(flagDeleted) || x.reaped) {
 			n.deactivate(x)
+			if x.reaped {
+				n.forget(x)
+			}
 		}
 		x.mu.Unlock()
 	}

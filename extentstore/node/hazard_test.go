@@ -118,11 +118,11 @@ func TestTornFirstRecord(t *testing.T) {
 // node takes, while others fill the ring: the flusher must have room to write
 // them all again.
 func TestManyTails(t *testing.T) {
-	d := sim.NewDisk(1, 512<<20)
-	n := openSim(t, d, func(o *node.Options) { o.JournalSize = 16 << 20 })
+	d := sim.NewDisk(1, 1<<30)
+	n := openSim(t, d, func(o *node.Options) { o.JournalSize = 64 << 20 })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	last := extentstore.ExtentID(500)
+	last := extentstore.ExtentID(2000)
 	for id := extentstore.ExtentID(1); id <= last; id++ {
 		create(t, n, id)
 		_, err := add(n, id, make([]byte, 4095))
@@ -133,7 +133,7 @@ func TestManyTails(t *testing.T) {
 		go func() {
 			p := make([]byte, 200<<10)
 			var err error
-			for i := 0; i < 60 && err == nil; i++ {
+			for i := 0; i < 100 && err == nil; i++ {
 				_, err = n.Append(ctx, 1+w, []extentstore.Block{extentstore.NewBlock(p)})
 			}
 			errs <- err

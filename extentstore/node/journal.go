@@ -66,10 +66,12 @@ type journal struct {
 	closed   bool
 }
 
-// A commit is one write of the journal. err is valid when done is closed.
+// A commit is one write of the journal, the record of sequence number seq. err
+// is valid when done is closed.
 type commit struct {
 	done chan struct{}
 	err  error
+	seq  uint64
 }
 
 type batch struct {
@@ -153,12 +155,13 @@ func (j *journal) start() {
 	j.place()
 }
 
-// open makes b ready to gather.
+// open makes b ready to gather, as the record behind the one that was taken to
+// be written.
 func (j *journal) open(b *batch) {
 	b.n, b.limit, b.entries = recordHeader, 0, 0
 	clear(b.refs) // drop the pointers
 	b.refs = b.refs[:0]
-	b.c = &commit{done: make(chan struct{})}
+	b.c = &commit{done: make(chan struct{}), seq: j.seq}
 }
 
 // place gives the record that gathers its place in the ring, if it has none

@@ -136,7 +136,8 @@ type Node struct {
 
 	mu      sync.RWMutex
 	extents map[extentstore.ExtentID]*extent
-	ids     []extentstore.ExtentID // of extents, in order
+	ids     []extentstore.ExtentID           // of extents, in order
+	dying   map[extentstore.ExtentID]*extent // deleted, of which something is left
 
 	activeMu sync.Mutex
 	active   map[*extent]struct{} // extents that the journal may hold something of
@@ -177,6 +178,7 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 		indexes:     indexes{limit: opts.IndexCache},
 		reads:       gate{slots: make(chan struct{}, 64)},
 		extents:     make(map[extentstore.ExtentID]*extent),
+		dying:       make(map[extentstore.ExtentID]*extent),
 		active:      make(map[*extent]struct{}),
 		memoryCh:    make(chan struct{}),
 		down:        make(chan struct{}),
@@ -330,17 +332,29 @@ func (n *Node) find(id extentstore.ExtentID) *extent {
 	return n.extents[id]
 }
 
-// findOrAdd finds an extent, or makes one that has not been created yet.
-func (n *Node) findOrAdd(id extentstore.ExtentID) *extent {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	x := n.extents[id]
-	if x == nil {
-		x = newExtent(id)
-		x.live = newLive()
-		n.add(x)
+// findOrAdd finds an extent, or makes one that has not been created yet. It
+// waits until nothing is left of one with the same id that was deleted: a
+// repair may make a replica anew.
+func (n *Node) findOrAdd(ctx context.Context, op string, id extentstore.ExtentID) (*extent, error) {
+	for {
+		n.mu.Lock()
+		x, old := n.extents[id], n.dying[id]
+		if x == nil && old == nil {
+			x = newExtent(id)
+			x.live = newLive()
+			n.add(x)
+		}
+		n.mu.Unlock()
+		if x != nil {
+			return x, nil
+		}
+		if err := n.flushSoon(op); err != nil {
+			return nil, err
+		}
+		if err := n.waitFor(ctx, op, old.gone); err != nil {
+			return nil, err
+		}
 	}
-	return x
 }
 
 // add puts a new extent into the table. Called with mu held.
@@ -365,10 +379,21 @@ func (n *Node) remove(x *extent) {
 		return
 	}
 	delete(n.extents, x.id)
+	n.dying[x.id] = x
 	if i := sort.Search(len(n.ids), func(i int) bool { return n.ids[i] >= x.id }); i < len(n.ids) && n.ids[i] == x.id {
 		n.ids = append(n.ids[:i], n.ids[i+1:]...)
 	}
 	n.dead.Add(1)
+}
+
+// forget ends a deleted extent of which nothing is left.
+func (n *Node) forget(x *extent) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.dying[x.id] == x {
+		delete(n.dying, x.id)
+		close(x.gone)
+	}
 }
 
 // above returns up to limit extents with ids above after, in order.

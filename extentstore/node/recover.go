@@ -19,8 +19,7 @@ func (n *Node) recover(l label) (damaged bool, err error) {
 	wrap := func(what string, err error) error {
 		return stamp.Errorf(kind, op, "%s: %s: %w", where, what, err)
 	}
-	gone := make(map[extentstore.ExtentID]bool)
-	states, err := openStateLog(n.disk, &n.specs, func(s extentState) { n.restoreState(s, gone) })
+	states, err := openStateLog(n.disk, &n.specs, n.restoreState)
 	if err != nil {
 		return false, wrap("read the state log", err)
 	}
@@ -55,21 +54,22 @@ func (n *Node) recover(l label) (damaged bool, err error) {
 		return false, wrap("sync the journal", err)
 	}
 	for _, x := range n.extents {
-		if x.live != nil && !n.restored(x) {
-			damaged = true
+		if x.live != nil {
+			n.restored(x)
 		}
 	}
 	j.start()
-	return damaged, n.inventory(gone)
+	return damaged, n.inventory()
 }
 
 // restoreState takes a record of the state log.
-func (n *Node) restoreState(s extentState, gone map[extentstore.ExtentID]bool) {
+func (n *Node) restoreState(s extentState) {
 	if s.flags&flagDeleted != 0 {
-		gone[s.id] = true
 		if x := n.extents[s.id]; x != nil {
+			x.gone = make(chan struct{})
 			n.remove(x)
-			n.dead.Add(-1) // its files are gone already
+			n.forget(x) // its files are gone already
+			n.dead.Add(-1)
 		}
 		return
 	}
@@ -78,7 +78,7 @@ func (n *Node) restoreState(s extentState, gone map[extentstore.ExtentID]bool) {
 		x = newExtent(s.id)
 		n.add(x)
 	}
-	x.logged, x.flags, x.target, x.spec = true, s.flags, s.target, s.spec
+	x.logged, x.flags, x.target, x.born, x.spec = true, s.flags, s.target, s.born, s.spec
 	if s.flags&flagFinal != 0 {
 		x.live = nil
 		x.durable.Store(s.length)
@@ -152,16 +152,26 @@ func (l *live) whole() bool {
 
 // replayEntry applies one entry of the journal. What it says may be in the
 // files already.
-func (n *Node) replayEntry(segment int64, e *entry) error {
+func (n *Node) replayEntry(segment int64, seq uint64, e *entry) error {
 	if e.kind == entryNothing {
 		return nil
 	}
 	x := n.extents[e.id]
+	if x != nil && seq < x.born {
+		return nil // of a replica that was deleted before this one was made
+	}
 	if x == nil {
 		switch e.kind {
 		case entryCreate, entryClose, entryDelete:
 			x = newExtent(e.id)
 			x.live = newLive()
+			x.born = seq
+			if old := n.dying[e.id]; old != nil && e.kind != entryDelete {
+				// This one was made when nothing was left of the old one.
+				n.deactivate(old)
+				n.forget(old)
+				n.dead.Add(-1)
+			}
 			n.add(x)
 			if err := n.restoreLive(x); err != nil {
 				return fmt.Errorf("index of extent %v: %w", x.id, err)
@@ -206,6 +216,7 @@ func (n *Node) replayEntry(segment int64, e *entry) error {
 		x.live.cutReplayed(n, e.offset)
 	case entryDelete:
 		x.flags |= flagClosed | flagDeleted
+		x.gone = make(chan struct{})
 		if x.live != nil {
 			x.live.release(n)
 		}
@@ -275,11 +286,10 @@ func (l *live) cutReplayed(n *Node, length int64) {
 	}
 }
 
-// restored checks an extent after replay and gives it its length. It is false
-// if something that was acknowledged is missing.
-func (n *Node) restored(x *extent) bool {
+// restored checks an extent after replay and gives it its length. If something
+// that was acknowledged is missing, the extent is in doubt.
+func (n *Node) restored(x *extent) {
 	l := x.live
-	ok := l.failed == nil
 	if l.sealAt >= 0 {
 		l.cutReplayed(n, l.sealAt)
 	}
@@ -287,7 +297,6 @@ func (n *Node) restored(x *extent) bool {
 		// The journal should have had the last sector. Only what is in the
 		// file counts, and of a sealed extent that may be all.
 		n.opts.Log.Error("the end of an extent is missing from the journal", "node", n.opts.ID, "extent", x.id, "length", l.queued, "indexed", l.indexed)
-		ok = false
 		l.failed = errDamaged
 		l.release(n)
 		l.tailSeg = none
@@ -296,58 +305,55 @@ func (n *Node) restored(x *extent) bool {
 		}
 	}
 	if end := l.index.Floor(l.queued); end != l.queued {
-		ok = false
+		n.opts.Log.Error("an extent ends within an append", "node", n.opts.ID, "extent", x.id, "length", l.queued, "whole", end)
 		l.failed = errDamaged
 		l.cut(n, end)
 	}
-	if l.sealAt >= 0 && l.sealAt > l.queued {
+	x.durable.Store(l.queued)
+	switch {
+	case l.sealAt > l.queued:
 		n.opts.Log.Error("a sealed extent is shorter than it must be", "node", n.opts.ID, "extent", x.id, "length", l.queued, "sealed", l.sealAt)
-		ok = false
 		l.failed = errDamaged
 		x.flags &^= flagSealed
-	} else if l.sealAt >= 0 {
+	case l.sealAt >= 0:
 		x.flags |= flagClosed | flagSealed
 		x.flags &^= flagDoubtful
 		n.restingCount.Add(1)
-		n.activate(x)
 		if x.stateSeg == none {
 			x.stateSeg = n.journal.tail
 		}
+	case l.failed == nil && x.has(flagDoubtful):
+		l.failed = errDamaged
 	}
 	if x.has(flagCreated) && !x.has(flagSealed) {
 		n.unsealed.Add(1)
 	}
-	if l.flushed > l.queued {
-		l.flushed = l.queued
-	}
-	x.durable.Store(l.queued)
-	if l.failed == nil && x.has(flagDoubtful) {
-		l.failed = errDamaged
-	}
-	if !ok {
-		x.flags |= flagClosed | flagDoubtful
-	}
-	if l.firstSeg != none || l.tailSeg != none || x.stateSeg != none {
+	if x.segments() != [3]int64{none, none, none} {
 		n.activate(x)
 	}
-	return ok
 }
 
 // inventory compares the directory with what the node knows. Files that it
 // does not know are left alone.
-func (n *Node) inventory(gone map[extentstore.ExtentID]bool) error {
+func (n *Node) inventory() error {
 	names, err := n.disk.List(extentDir)
 	if err != nil {
 		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: %w", n.disk, err)
 	}
-	unknown, data, indexes := 0, 0, 0
+	dead := make(map[extentstore.ExtentID]bool) // the flusher will remove their files
+	for x := range n.active {
+		if x.has(flagDeleted) {
+			dead[x.id] = true
+		}
+	}
+	unknown := 0
 	var example string
 	for _, name := range names {
 		base, isIndex := strings.CutSuffix(name, indexSuffix)
 		id, err := extentstore.ParseExtentID(base)
 		x := n.extents[id]
 		if err != nil || id.String() != base || x == nil {
-			if err == nil && n.willRemove(id) {
+			if err == nil && dead[id] {
 				continue
 			}
 			unknown++
@@ -355,10 +361,8 @@ func (n *Node) inventory(gone map[extentstore.ExtentID]bool) error {
 			continue
 		}
 		if isIndex {
-			indexes++
 			x.hasIndex = true
 		} else {
-			data++
 			x.dataName = true
 		}
 		x.named = x.dataName && x.hasIndex
@@ -379,26 +383,15 @@ func (n *Node) inventory(gone map[extentstore.ExtentID]bool) error {
 	return nil
 }
 
-// willRemove reports whether an extent is deleted and waits for the flusher.
-func (n *Node) willRemove(id extentstore.ExtentID) bool {
-	for x := range n.active {
-		if x.id == id && x.has(flagDeleted) {
-			return true
-		}
-	}
-	return false
-}
-
 // settle makes the node ready to serve after replay, with the journal's writer
-// running. After damage nothing is left on the journal, so that it is not
-// found damaged again.
+// running. After damage to the journal nothing is left on it, so that it is
+// not found damaged again.
 func (n *Node) settle(damaged bool) error {
 	if damaged {
-		n.opts.Log.Error("journal or indexes are damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "node", n.opts.ID, "disk", n.disk.String())
-		for _, x := range n.extents {
-			if x.live == nil || x.has(flagSealed) {
-				continue
-			}
+		n.opts.Log.Error("the journal is damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "node", n.opts.ID, "disk", n.disk.String())
+	}
+	for _, x := range n.extents {
+		if l := x.live; l != nil && !x.has(flagSealed|flagDoubtful) && (damaged || l.failed != nil) {
 			x.mu.Lock()
 			x.flags |= flagClosed | flagDoubtful
 			err := n.log(x, entryDoubt, 0, nil)
@@ -407,10 +400,9 @@ func (n *Node) settle(damaged bool) error {
 				return err
 			}
 		}
-		_, err := n.round(true)
-		return err
 	}
-	if used, of := n.journal.used(); used > of-2*reserveSegments || used > of*3/4 {
+	used, of := n.journal.used()
+	if damaged || used > of-2*appendSegments || used > of*3/4 {
 		_, err := n.round(true)
 		return err
 	}

@@ -42,7 +42,7 @@ func openJournal(d disk.Disk, id journalID) (*journal, error) {
 type scan struct {
 	j       *journal
 	buf     []byte // one segment
-	apply   func(segment int64, e *entry) error
+	apply   func(segment int64, seq uint64, e *entry) error
 	last    uint64 // sequence number of the last good record
 	segment int64  // where that lies
 	end     int64  // and where it ends in there
@@ -53,7 +53,7 @@ type scan struct {
 
 // replay calls apply for every entry that the ring needs, in order, and sets
 // the journal up to go on behind the last. It reports damage.
-func (j *journal) replay(apply func(segment int64, e *entry) error) (damaged bool, err error) {
+func (j *journal) replay(apply func(segment int64, seq uint64, e *entry) error) (damaged bool, err error) {
 	buf := disk.GetBuffer(int(j.segment))
 	defer buf.Put()
 	s := &scan{j: j, buf: buf.B[:j.segment], apply: apply}
@@ -136,7 +136,7 @@ func (s *scan) entries(segment int64, p []byte, r recordInfo) error {
 		if err != nil {
 			return fmt.Errorf("record %d of the journal: %w", r.seq, err)
 		}
-		if err := s.apply(segment, &e); err != nil {
+		if err := s.apply(segment, r.seq, &e); err != nil {
 			return fmt.Errorf("record %d of the journal: %w", r.seq, err)
 		}
 		p = p[n:]

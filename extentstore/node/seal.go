@@ -33,7 +33,10 @@ func (n *Node) create(ctx context.Context, s extentstore.ExtentSpec) error {
 	if err := n.roomForExtent(op, s.Kind); err != nil {
 		return err
 	}
-	x := n.findOrAdd(s.ID)
+	x, err := n.findOrAdd(ctx, op, s.ID)
+	if err != nil {
+		return err
+	}
 	done, err := n.change(ctx, op, x, func() (bool, error) {
 		switch {
 		case x.has(flagClosed):
@@ -126,6 +129,9 @@ func (n *Node) log(x *extent, kind byte, offset int64, payload []byte) error {
 	}
 	x.changed = c
 	x.changes++
+	if x.born == 0 {
+		x.born = c.seq
+	}
 	if x.stateSeg == none {
 		x.stateSeg = segment
 	}
@@ -148,7 +154,10 @@ func (n *Node) closeExtent(ctx context.Context, id extentstore.ExtentID) (extent
 	if id == 0 {
 		return extentstore.ReplicaState{}, stamp.Errorf(stamp.Invalid, op, "extent id 0")
 	}
-	x := n.findOrAdd(id)
+	x, err := n.findOrAdd(ctx, op, id)
+	if err != nil {
+		return extentstore.ReplicaState{}, err
+	}
 	done, err := n.change(ctx, op, x, func() (bool, error) {
 		if x.has(flagClosed) {
 			return false, nil
@@ -242,6 +251,7 @@ func (n *Node) delete(ctx context.Context, id extentstore.ExtentID) error {
 			n.unsealed.Add(-1)
 		}
 		x.flags |= flagClosed | flagDeleted
+		x.gone = make(chan struct{})
 		if x.live != nil {
 			x.live.cut(n, x.live.queued)
 		}

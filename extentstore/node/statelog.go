@@ -35,8 +35,11 @@ import (
 //	0       8      id of the extent
 //	8       8      sealed length, or 0
 //	16      8      target size
-//	24      1      flags, see below
-//	25      ..     specification:
+//	24      8      sequence number of the journal's record with the extent's
+//	               creation: entries in records before are of a replica of
+//	               the same id that was deleted
+//	32      1      flags, see below
+//	33      ..     specification:
 //	                 1  kind of the stream
 //	                 1  number of replicas, the primary first
 //	                 for each: 1 length, then the node's id
@@ -47,7 +50,7 @@ import (
 const (
 	stateVersion   = 1
 	stateHeader    = 24
-	stateRecordMin = 27
+	stateRecordMin = 35
 )
 
 // On disk: append only, never renumber.
@@ -67,6 +70,7 @@ type extentState struct {
 	id     extentstore.ExtentID
 	length int64
 	target int64
+	born   uint64
 	flags  byte
 	spec   spec
 }
@@ -138,6 +142,7 @@ func appendStateGroup(dst []byte, position int64, records []extentState) []byte 
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.id))
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.length))
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.target))
+		dst = binary.LittleEndian.AppendUint64(dst, r.born)
 		dst = append(dst, r.flags)
 		dst = appendSpec(dst, r.spec)
 	}
@@ -178,9 +183,10 @@ func decodeStateGroup(p []byte, position int64, specs *specTable, fn func(extent
 			id:     extentstore.ExtentID(binary.LittleEndian.Uint64(r)),
 			length: int64(binary.LittleEndian.Uint64(r[8:])),
 			target: int64(binary.LittleEndian.Uint64(r[16:])),
-			flags:  r[24],
+			born:   binary.LittleEndian.Uint64(r[24:]),
+			flags:  r[32],
 		}
-		sp, size, err := specs.decode(r[25:])
+		sp, size, err := specs.decode(r[33:])
 		if err != nil {
 			return 0, err
 		}
@@ -189,7 +195,7 @@ func decodeStateGroup(p []byte, position int64, specs *specTable, fn func(extent
 		}
 		s.spec = sp
 		fn(s)
-		r = r[25+size:]
+		r = r[33+size:]
 	}
 	return int(sectorUp(n)), nil
 }
