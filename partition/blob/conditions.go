@@ -50,7 +50,7 @@ func ParseETag(s string) (ETag, bool) {
 // ConditionNotMet; creating something with IfNoneMatch "*" where it exists is
 // refused with BlobExists.
 type Conditions struct {
-	IfMatch           string // the header's value: an ETag or "*"; empty is absent
+	IfMatch           string // the header's value: ETags parted by commas, or "*"; empty is absent
 	IfNoneMatch       string
 	IfModifiedSince   time.Time
 	IfUnmodifiedSince time.Time
@@ -67,12 +67,15 @@ type state struct {
 	modified int64 // ns
 }
 
+// matches reports whether one of the ETags that a header lists is st's.
 func matches(header string, st state) bool {
-	if strings.TrimSpace(header) == "*" {
-		return true
+	for tag := range strings.SplitSeq(header, ",") {
+		tag = strings.TrimSpace(tag)
+		if e, ok := ParseETag(tag); tag == "*" || ok && e == st.etag {
+			return true
+		}
 	}
-	e, ok := ParseETag(strings.TrimSpace(header))
-	return ok && e == st.etag
+	return false
 }
 
 func seconds(ns int64) int64 { return ns / 1e9 }
