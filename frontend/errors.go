@@ -25,6 +25,7 @@ const (
 	BlobNotFound                         Code = "BlobNotFound"
 	BlockCountExceedsLimit               Code = "BlockCountExceedsLimit"
 	BlockListTooLong                     Code = "BlockListTooLong"
+	BothCRC64AndMD5                      Code = "BothCrc64AndMd5HeaderPresent"
 	ConditionNotMet                      Code = "ConditionNotMet"
 	ContainerAlreadyExists               Code = "ContainerAlreadyExists"
 	ContainerBeingDeleted                Code = "ContainerBeingDeleted"
@@ -66,6 +67,7 @@ const (
 	ResourceNotFound                     Code = "ResourceNotFound"
 	ServerBusy                           Code = "ServerBusy"
 	UnauthorizedBlobOverwrite            Code = "UnauthorizedBlobOverwrite"
+	UnsatisfiableCondition               Code = "UnsatisfiableCondition"
 	UnsupportedHeader                    Code = "UnsupportedHeader"
 	UnsupportedHTTPVerb                  Code = "UnsupportedHttpVerb"
 )
@@ -88,6 +90,7 @@ var answers = map[Code]answer{
 	BlobNotFound:                         {404, "The specified blob does not exist."},
 	BlockCountExceedsLimit:               {409, "The number of blocks is over the limit."},
 	BlockListTooLong:                     {400, "The block list may not contain more than 50,000 blocks."},
+	BothCRC64AndMD5:                      {400, "Content-MD5 and x-ms-content-crc64 are both present. Only one of them is allowed."},
 	ConditionNotMet:                      {412, "The condition specified using HTTP conditional header(s) is not met."},
 	ContainerAlreadyExists:               {409, "The specified container already exists."},
 	ContainerBeingDeleted:                {409, "The specified container is being deleted. Try the operation later."},
@@ -129,6 +132,7 @@ var answers = map[Code]answer{
 	ResourceNotFound:                     {404, "The specified resource does not exist."},
 	ServerBusy:                           {503, "The server is currently unable to receive requests. Please retry your request."},
 	UnauthorizedBlobOverwrite:            {403, "This request is not authorized to perform blob overwrites."},
+	UnsatisfiableCondition:               {400, "The request has a condition that can never hold for this operation."},
 	UnsupportedHeader:                    {400, "One of the HTTP headers specified in the request is not supported."},
 	UnsupportedHTTPVerb:                  {405, "The resource doesn't support specified Http Verb."},
 }
@@ -192,6 +196,7 @@ type Error struct {
 	Code   Code
 	Status int // 0 is the code's own
 	Fields []Field
+	Header Field // a header that goes with the error; no Name is none
 }
 
 func (e *Error) Error() string {

@@ -66,6 +66,9 @@ func (r *Request) writeError(err error) {
 	if e.Status == http.StatusUnauthorized {
 		r.Set("Www-Authenticate", `SharedKey realm="`+r.Service.String()+`"`)
 	}
+	if e.Header.Name != "" {
+		r.Set(e.Header.Name, e.Header.Value)
+	}
 	if e.Status == http.StatusServiceUnavailable {
 		r.Set("Retry-After", "1")
 	}

@@ -96,7 +96,8 @@ func (x *XML) Base64If(name string, v []byte) {
 }
 
 // Name writes an element with the name of an object. A name that XML cannot
-// hold is percent-encoded and marked so, as Azure does it.
+// hold is percent-encoded and marked so, as Azure does it; so is one with a
+// carriage return, because not all clients read &#xD; as one.
 func (x *XML) Name(element, name string) {
 	if validXML(name) {
 		x.Text(element, name)
@@ -173,7 +174,7 @@ func validXML(s string) bool {
 
 func validRunes(s string) bool {
 	for _, r := range s {
-		if !xmlRune(r) {
+		if !xmlRune(r) || r == '\r' {
 			return false
 		}
 	}

@@ -34,6 +34,11 @@ func TestXMLName(t *testing.T) {
 	if got, want := string(x.Bytes()), `<Name Encoded="true">a%01b/c%20%C3%A4%EF%BF%BE</Name>`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	x.Reset()
+	x.Name("Name", "cr\rx")
+	if got, want := string(x.Bytes()), `<Name Encoded="true">cr%0Dx</Name>`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
 
 // FuzzXMLName reads back whatever name was written.

@@ -63,7 +63,7 @@ func newSums(r *frontend.Request, needMD5 bool) (s sums, err error) {
 		return s, err
 	}
 	if s.want.md5 != nil && s.want.crc != nil {
-		return s, frontend.Errorf(frontend.InvalidInput, "Content-MD5 and x-ms-content-crc64 do not go together")
+		return s, &frontend.Error{Code: frontend.BothCRC64AndMD5}
 	}
 	if needMD5 || s.want.md5 != nil {
 		s.md5 = md5Pool.Get().(hash.Hash)

@@ -47,7 +47,7 @@ func (o *Operations) deleteContainer(r *frontend.Request) error {
 }
 
 func (o *Operations) container(r *frontend.Request) (*blob.ContainerProperties, error) {
-	cond, err := conditions(r)
+	cond, err := readConditions(r)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ const maxRangeSum = 4 << 20
 
 // getBlob sends a blob or a range of it.
 func (o *Operations) getBlob(r *frontend.Request) error {
-	cond, err := conditions(r)
+	cond, err := readConditions(r)
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,6 @@ func (o *Operations) getBlob(r *frontend.Request) error {
 	}
 	offset, n, err := rng.within(b.Size)
 	if err != nil {
-		r.Set("Content-Range", "bytes */"+decimal(b.Size))
 		return err
 	}
 	status := http.StatusOK
@@ -185,7 +184,8 @@ func (b byteRange) within(size int64) (offset, n int64, err error) {
 		return 0, size, nil
 	}
 	if b.first >= size {
-		return 0, 0, frontend.Errorf(frontend.InvalidRange, "the range begins at %d, the blob has %d bytes", b.first, size)
+		return 0, 0, &frontend.Error{Code: frontend.InvalidRange,
+			Header: frontend.Field{Name: "Content-Range", Value: "bytes */" + decimal(size)}}
 	}
 	end := size
 	if b.last >= 0 && b.last < size {

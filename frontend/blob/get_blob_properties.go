@@ -8,7 +8,7 @@ import (
 
 // getBlobProperties answers with the headers of a blob.
 func (o *Operations) getBlobProperties(r *frontend.Request) error {
-	cond, err := conditions(r)
+	cond, err := readConditions(r)
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (o *Operations) getBlobProperties(r *frontend.Request) error {
 
 // getBlobMetadata answers with the metadata of a blob as headers.
 func (o *Operations) getBlobMetadata(r *frontend.Request) error {
-	cond, err := conditions(r)
+	cond, err := readConditions(r)
 	if err != nil {
 		return err
 	}

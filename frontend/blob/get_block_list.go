@@ -18,7 +18,7 @@ func (o *Operations) getBlockList(r *frontend.Request) error {
 	default:
 		return frontend.QueryError(frontend.InvalidQueryParameterValue, "blocklisttype", kind, "not committed, uncommitted or all")
 	}
-	cond, err := conditions(r)
+	cond, err := readConditions(r)
 	if err != nil {
 		return err
 	}

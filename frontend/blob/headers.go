@@ -11,26 +11,49 @@ import (
 	"stamp/partition/schema"
 )
 
-// conditions reads the conditional headers. Beside a single one, Azure knows
-// two pairs.
+// conditions reads the conditional headers of a change. Beside a single one,
+// Azure knows two pairs, and one ETag in each.
 func conditions(r *frontend.Request) (blob.Conditions, error) {
-	var c blob.Conditions
-	c.IfMatch = r.Header("If-Match")
-	c.IfNoneMatch = r.Header("If-None-Match")
-	since, unmodified := r.Header("If-Modified-Since"), r.Header("If-Unmodified-Since")
-	if c.IfMatch == "" && c.IfNoneMatch == "" && since == "" && unmodified == "" {
-		return c, nil
-	}
-	if (c.IfMatch != "" || unmodified != "") && (c.IfNoneMatch != "" || since != "") {
+	c, err := anyConditions(r)
+	match, none := c.IfMatch != "" || !c.IfUnmodifiedSince.IsZero(), c.IfNoneMatch != "" || !c.IfModifiedSince.IsZero()
+	switch {
+	case err != nil:
+		return c, err
+	case match && none:
 		return c, frontend.Errorf(frontend.MultipleConditionHeadersNotSupported,
 			"only If-Match with If-Unmodified-Since and If-None-Match with If-Modified-Since go together")
+	case strings.Contains(c.IfMatch, ",") || strings.Contains(c.IfNoneMatch, ","):
+		return c, frontend.Errorf(frontend.MultipleConditionHeadersNotSupported, "only reads take a list of ETags")
 	}
-	var err error
-	if c.IfModifiedSince, err = date("If-Modified-Since", since); err != nil {
+	return c, nil
+}
+
+// readConditions reads the conditional headers of a read, which may have all
+// of them, and lists of ETags. What is there to be read has an ETag, so that
+// If-None-Match * never holds.
+func readConditions(r *frontend.Request) (blob.Conditions, error) {
+	c, err := anyConditions(r)
+	if err == nil && c.IfNoneMatch == "*" {
+		err = frontend.HeaderError(frontend.UnsatisfiableCondition, "If-None-Match", "*")
+	}
+	return c, err
+}
+
+func anyConditions(r *frontend.Request) (c blob.Conditions, err error) {
+	c.IfMatch, c.IfNoneMatch = etags(r, "If-Match"), etags(r, "If-None-Match")
+	if c.IfModifiedSince, err = date("If-Modified-Since", r.Header("If-Modified-Since")); err != nil {
 		return c, err
 	}
-	c.IfUnmodifiedSince, err = date("If-Unmodified-Since", unmodified)
+	c.IfUnmodifiedSince, err = date("If-Unmodified-Since", r.Header("If-Unmodified-Since"))
 	return c, err
+}
+
+// etags is a header that may be given more than once.
+func etags(r *frontend.Request, key string) string {
+	if v := r.HTTP.Header[key]; len(v) > 1 {
+		return strings.Join(v, ",")
+	}
+	return strings.TrimSpace(r.Header(key))
 }
 
 func date(header, value string) (time.Time, error) {

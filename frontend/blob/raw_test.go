@@ -107,8 +107,8 @@ func TestRanges(t *testing.T) {
 		{"small", []string{"Range: bytes=0-1,3-4"}, 200, "", "0123456789", nil},
 		{"small", []string{"Range: nonsense"}, 200, "", "0123456789", nil},
 		{"small", []string{"x-ms-range: nonsense"}, 400, "InvalidHeaderValue", "", nil},
-		{"small", []string{"Range: bytes=10-"}, 416, "InvalidRange", "", nil},
-		{"empty", []string{"Range: bytes=0-"}, 416, "InvalidRange", "", nil},
+		{"small", []string{"Range: bytes=10-"}, 416, "InvalidRange", "", map[string]string{"Content-Range": "bytes */10"}},
+		{"empty", []string{"Range: bytes=0-"}, 416, "InvalidRange", "", map[string]string{"Content-Range": "bytes */0"}},
 		{"empty", nil, 200, "", "", nil},
 		{"large", []string{"Range: bytes=1048570-1048590"}, 206, "", large[1048570:1048591], nil},
 		{"large", []string{"x-ms-range: bytes=100-"}, 206, "", large[100:], nil},
@@ -163,7 +163,7 @@ func TestChecksums(t *testing.T) {
 			t.Error("a body that does not match its checksum has changed the blob")
 		}
 	}
-	c.want(400, "InvalidInput", "PUT", "/acct/box/b", "meow", blockBlob, "Content-MD5: "+md5Of("meow"), "x-ms-content-crc64: "+crcOf("meow"))
+	c.want(400, "BothCrc64AndMd5HeaderPresent", "PUT", "/acct/box/b", "meow", blockBlob, "Content-MD5: "+md5Of("meow"), "x-ms-content-crc64: "+crcOf("meow"))
 	list := "<BlockList><Latest>QUFB</Latest></BlockList>"
 	c.want(400, "Md5Mismatch", "PUT", "/acct/box/b?comp=blocklist", list, "Content-MD5: "+md5Of("woof"))
 	c.want(201, "", "PUT", "/acct/box/b?comp=blocklist", list, "Content-MD5: "+md5Of(list))
@@ -285,6 +285,41 @@ func TestContainersOnTheWire(t *testing.T) {
 	c.want(412, "LeaseNotPresentWithContainerOperation", "DELETE", "/acct/box?restype=container", "", "x-ms-lease-id: x")
 	c.want(202, "", "DELETE", "/acct/box?restype=container", "", "If-Modified-Since: "+before)
 	c.want(404, "ContainerNotFound", "GET", "/acct/box?restype=container&comp=list", "")
+}
+
+// TestConditionsOnTheWire: reads combine conditions and take lists of ETags,
+// changes do not.
+func TestConditionsOnTheWire(t *testing.T) {
+	s := newServer(t, frontend.Options{})
+	s.makeContainer("box")
+	c := s.raw(t)
+	resp, _ := c.want(201, "", "PUT", "/acct/box/b", "meow", blockBlob)
+	same, other := resp.Header.Get("ETag"), `"0x1"`
+	before, after := "Sat, 01 Jan 2000 00:00:00 GMT", frontend.FormatTime(time.Now().Add(time.Hour))
+	for _, tt := range []struct {
+		headers []string
+		read    int
+		write   frontend.Code
+	}{
+		{[]string{"If-Match: " + other + ", " + same}, 200, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-Match: " + other, "If-Match: " + same}, 200, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-Match: " + other + ", W/" + same}, 412, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-None-Match: " + other + "," + same}, 304, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-None-Match: " + other, "If-None-Match: " + same}, 304, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-Match: " + same, "If-Modified-Since: " + before}, 200, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-Match: " + same, "If-None-Match: " + same}, 304, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-Unmodified-Since: " + before, "If-Modified-Since: " + before}, 412, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-Match: " + same, "If-Unmodified-Since: " + after, "If-None-Match: " + other, "If-Modified-Since: " + after}, 200, "MultipleConditionHeadersNotSupported"},
+		{[]string{"If-None-Match: *"}, 400, "BlobAlreadyExists"},
+	} {
+		code := map[int]frontend.Code{304: "ConditionNotMet", 400: "UnsatisfiableCondition", 412: "ConditionNotMet"}[tt.read]
+		c.want(tt.read, code, "GET", "/acct/box/b", "", tt.headers...)
+		c.want(tt.read, code, "HEAD", "/acct/box/b", "", tt.headers...)
+		resp, _ := c.do("PUT", "/acct/box/b", "new", append(tt.headers, blockBlob)...)
+		if got := resp.Header.Get("x-ms-error-code"); got != string(tt.write) {
+			t.Errorf("%v: PUT has code %q, want %q", tt.headers, got, tt.write)
+		}
+	}
 }
 
 func TestMetadataOnTheWire(t *testing.T) {
