@@ -235,7 +235,7 @@ func populate(ctx context.Context, w Workload, workers []*worker, n int) error {
 }
 
 func (w *Workload) name(worker, i int) string {
-	return fmt.Sprintf("%s/%s-%d/%02d/%06d", w.container(), w.Op, w.Size, worker, i)
+	return fmt.Sprintf("%s/%d/%02d/%06d", w.container(), w.Size, worker, i)
 }
 
 func randomBody(size, seed int) []byte {
