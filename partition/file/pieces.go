@@ -59,6 +59,15 @@ func (p *pieces) remove(name Piece) *piece {
 	return pc
 }
 
+func (p *pieces) bytes() (n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pc := range p.all {
+		n += pc.size
+	}
+	return n
+}
+
 func (p *pieces) closeAll() {
 	p.mu.Lock()
 	all := p.all

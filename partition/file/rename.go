@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"hash/fnv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -30,8 +31,9 @@ const (
 //  2. further commits move a part each;
 //  3. the last one removes the source and what was written down.
 //
-// Between the steps the rest of the container can be used and entries are seen
-// on one side or the other, never on both. After a crash Open goes on with the
+// Between the steps the rest of the container can be used; each entry is seen
+// on one side or the other, never on both, and what somebody makes under the
+// old name meanwhile is moved as well. After a crash Open goes on with the
 // steps before anything else.
 func (s *Service) Rename(ctx context.Context, account stamp.AccountName, req RenameRequest) (done Renamed, err error) {
 	const op = "file.Rename"
@@ -171,13 +173,34 @@ func checkDirectory(tx *blob.RowTx, op string, dir Ref) error {
 	return nil
 }
 
-// renameDirectory moves a directory, in one commit or in steps.
+// renameDirectory moves a directory, in one commit or in steps. Renames of
+// directories in one container take turns, so that nobody moves the target
+// between two steps.
 func (s *Service) renameDirectory(ctx context.Context, account stamp.AccountName, req RenameRequest) (done Renamed, err error) {
+	turn := &s.turns[hashName(string(account)+"/"+req.From.Container)%len(s.turns)]
+	turn.Lock()
+	defer turn.Unlock()
+	done, more, err := s.renameFirst(ctx, account, req)
+	if err != nil || !more {
+		return done, err
+	}
+	s.metrics.stepped.Inc()
+	return done, s.moveRest(ctx, account, req.From.Container, req.From.Name, req.To.Name)
+}
+
+func hashName(s string) int {
+	h := fnv.New32a()
+	h.Write([]byte(s))
+	return int(h.Sum32() >> 1)
+}
+
+// renameFirst is the first step, often the only one.
+func (s *Service) renameFirst(ctx context.Context, account stamp.AccountName, req RenameRequest) (done Renamed, more bool, err error) {
 	const op = "file.Rename"
 	from, to := req.From, req.To
 	from.ID, to.ID = 0, 0
-	more := false
 	err = s.blobs.UpdateRows(ctx, account, from.Container, blob.Change{Exclusive: true}, func(tx *blob.RowTx) error {
+		done, more = Renamed{}, false
 		if again, err := s.repeated(tx, req.Request); again != nil || err != nil {
 			done = Renamed{Replaced: FileID(again.GetReplaced())}
 			return err
@@ -209,10 +232,7 @@ func (s *Service) renameDirectory(ctx context.Context, account stamp.AccountName
 		}
 		return s.remember(tx, req.Request, &schema.RequestRow{Replaced: uint64(done.Replaced)})
 	})
-	if err != nil || !more {
-		return done, err
-	}
-	return done, s.moveRest(ctx, account, from.Container, from.Name, to.Name)
+	return done, more, err
 }
 
 // replaceDirectory checks the target of a directory's rename and removes an
@@ -274,7 +294,7 @@ func (s *Service) moveMarker(tx *blob.RowTx, from, to Ref, f found) error {
 func (s *Service) moveEntries(tx *blob.RowTx, from, to string) (more bool, err error) {
 	n := 0
 	err = tx.Scan(from+"/", "", func(name string, row *blob.Row) (bool, error) {
-		if n == renameRows || tx.Raw().Len() > renameBytes {
+		if n == s.renameRows || tx.Raw().Len() > renameBytes {
 			more = true
 			return false, nil
 		}

@@ -43,6 +43,10 @@ type Service struct {
 	log    *slog.Logger
 	pieces pieces
 	feed   feed
+	turns  [64]sync.Mutex // of renames of directories, by container
+
+	renameRows int // rows that one commit moves
+	metrics    *metrics
 
 	ctx     context.Context // ends with Close
 	stop    context.CancelFunc
@@ -70,11 +74,12 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 	}
 	s := &Service{
 		opts: opts, blobs: opts.Blobs, rows: opts.Range, clock: opts.Clock, log: opts.Log,
-		sessions: make(map[SessionID]session),
+		sessions: make(map[SessionID]session), renameRows: renameRows,
 	}
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.pieces.init()
 	s.feed.init()
+	s.metrics = newMetrics(opts.Metrics, s)
 	if err := s.finishRenames(ctx); err != nil {
 		return nil, err
 	}
@@ -94,6 +99,7 @@ func (s *Service) Close() error {
 	s.stop()
 	s.stopped.Wait()
 	s.pieces.closeAll()
+	s.metrics.unregister()
 	return nil
 }
 
