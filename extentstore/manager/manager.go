@@ -80,6 +80,8 @@ type Manager struct {
 	order   []*node // by index in the state
 	metrics *metrics
 
+	pollWake chan struct{} // asks for a poll soon
+
 	ids  idSource
 	todo *repairs
 
@@ -101,7 +103,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}, nodes: map[extentstore.NodeID]*node{}}
+	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}, nodes: map[extentstore.NodeID]*node{}, pollWake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.log, err = consensus.Open(consensus.Options{
 		Dir: filepath.Join(opts.Dir, logFolder), ID: "manager-1", Machine: m.machine,
@@ -132,7 +134,7 @@ func (m *Manager) begin(ctx context.Context, lab label) error {
 	if m.metrics, err = newMetrics(m.opts.Metrics, m); err != nil {
 		return err
 	}
-	m.pollAll(ctx)
+	m.pollAll(ctx, true)
 	m.reconcileAll(ctx)
 	m.work.Go(m.pollLoop)
 	m.work.Go(m.collectLoop)

@@ -14,11 +14,18 @@ type node struct {
 	id    extentstore.NodeID
 	index uint16
 
-	mu    sync.Mutex // guards the fields below
-	up    bool       // answered lately, and its disk serves
-	why   string     // why it is not up
-	disk  extentstore.DiskState
-	known bool // disk was once told
+	comparing sync.Mutex // one comparison with the state at a time; before mu
+
+	mu   sync.Mutex // guards the fields below
+	up   bool       // answered lately, and its disk serves
+	why  string     // why it is not up
+	disk extentstore.DiskState
+	// trusted says that what the node holds was compared with the state
+	// since it was last away. Until then it has no say in a seal: it may
+	// have come back with an empty disk. absences counts how often it was
+	// away.
+	trusted  bool
+	absences int
 	// lost holds extents whose replica here has disappeared: the node has
 	// no say in their seal.
 	lost map[extentstore.ExtentID]struct{}
@@ -30,6 +37,9 @@ func (n *node) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 	defer n.mu.Unlock()
 	was := n.up
 	n.up = err == nil && disk.Failed == ""
+	if !n.up {
+		n.distrust()
+	}
 	switch {
 	case err != nil:
 		n.why = err.Error()
@@ -37,16 +47,47 @@ func (n *node) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 		n.why = disk.Failed
 	}
 	if err == nil {
-		n.disk, n.known = disk, true
+		n.disk = disk
 	}
 	return n.up && !was, was && !n.up
 }
 
-// suspect takes a node out of placement until it answers the next poll.
-func (n *node) suspect(err error) {
+// distrust is called with mu held.
+func (n *node) distrust() {
+	n.trusted = false
+	n.absences++
+}
+
+// beginTrust and trust bracket a comparison with the state.
+func (n *node) beginTrust() (absences int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.absences
+}
+
+func (n *node) trust(absences int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.absences == absences {
+		n.trusted = true
+	}
+}
+
+func (n *node) isTrusted() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.trusted
+}
+
+// suspect takes a node out of placement until it answers the next poll, and
+// reports whether it was up.
+func (n *node) suspect(err error) (was bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	was = n.up
 	n.up, n.why = false, err.Error()
+	n.distrust()
+	return was
 }
 
 func (n *node) reason() string {
@@ -80,9 +121,33 @@ func (n *node) markFound(id extentstore.ExtentID) {
 // pollEvery is the age that Space may have.
 const pollEvery = time.Second
 
+// pollSoon is how soon a node that has failed a call is asked again.
+const pollSoon = 20 * time.Millisecond
+
 func (m *Manager) pollLoop() {
-	for m.sleep(pollEvery) {
-		m.pollAll(m.ctx)
+	for {
+		timer := m.opts.Clock.NewTimer(pollEvery)
+		select {
+		case <-m.ctx.Done():
+		case <-timer.C():
+		case <-m.pollWake:
+			m.sleep(pollSoon)
+		}
+		timer.Stop()
+		if m.ctx.Err() != nil {
+			return
+		}
+		m.pollAll(m.ctx, false)
+	}
+}
+
+// suspect takes a node out of placement and seals, and has it asked again soon.
+func (m *Manager) suspect(n *node, err error) {
+	if n.suspect(err) {
+		select {
+		case m.pollWake <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -99,8 +164,8 @@ func (m *Manager) sleep(d time.Duration) bool {
 }
 
 // pollAll asks every node for its disk. A node that has come back is
-// reconciled.
-func (m *Manager) pollAll(ctx context.Context) {
+// reconciled; at start all of them are.
+func (m *Manager) pollAll(ctx context.Context, atStart bool) {
 	var wg sync.WaitGroup
 	for _, n := range m.order {
 		wg.Go(func() {
@@ -110,10 +175,10 @@ func (m *Manager) pollAll(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			first := !n.seen()
 			cameUp, wentDown := n.set(disk, err)
 			switch {
-			case cameUp && !first:
+			case cameUp && atStart:
+			case cameUp:
 				m.opts.Log.Info("node is back", "node", n.id)
 				m.work.Go(func() { m.reconcile(m.ctx, n) })
 			case wentDown:
@@ -122,12 +187,6 @@ func (m *Manager) pollAll(ctx context.Context) {
 		})
 	}
 	wg.Wait()
-}
-
-func (n *node) seen() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.known
 }
 
 // withNode makes one call of an ExtentNode, with the time that a node has for
@@ -144,7 +203,7 @@ func withNode[T any](m *Manager, ctx context.Context, id extentstore.NodeID, cal
 		switch stamp.KindOf(err) {
 		case stamp.Unavailable, stamp.Timeout:
 			if n := m.nodes[id]; n != nil {
-				n.suspect(err)
+				m.suspect(n, err)
 			}
 		}
 	}

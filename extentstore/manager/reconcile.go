@@ -54,15 +54,27 @@ const replicasPerPage = 4096
 // is forgotten, forces what is sealed, repairs what is missing, and keeps and
 // reports what nobody issued.
 func (m *Manager) reconcile(ctx context.Context, n *node) {
+	n.comparing.Lock()
+	defer n.comparing.Unlock()
+	if n.isTrusted() {
+		return // by the comparison that this one waited for
+	}
+	absences := n.beginTrust()
 	f, err := m.compare(ctx, n)
+	if err == nil {
+		err = m.noteMissing(ctx, n, f)
+	}
 	if err != nil {
+		// The node is away again, or slow; the next poll that finds it has
+		// it compared again.
 		if ctx.Err() == nil {
 			m.opts.Log.Warn("node not reconciled", "node", n.id, "err", err)
+			m.suspect(n, err)
 		}
 		return
 	}
+	n.trust(absences)
 	m.noteForeign(ctx, n, f.foreign)
-	m.noteMissing(ctx, n, f)
 	for _, id := range f.force {
 		m.todo.add(task{extent: id, node: n.id})
 	}
@@ -179,13 +191,16 @@ func (m *Manager) noteForeign(ctx context.Context, n *node, ids []extentstore.Ex
 // time, and extents are created beside it. A sealed one is repaired. An
 // unsealed one may never have been created here, or lost with the disk: the
 // node has no say in its seal.
-func (m *Manager) noteMissing(ctx context.Context, n *node, f findings) {
+func (m *Manager) noteMissing(ctx context.Context, n *node, f findings) error {
 	for _, id := range f.missing {
 		_, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
 			return en.Stat(ctx, id)
 		})
-		if stamp.KindOf(err) != stamp.NotFound {
+		switch {
+		case err == nil:
 			continue
+		case stamp.KindOf(err) != stamp.NotFound:
+			return err
 		}
 		n.markLost(id)
 		m.todo.add(task{extent: id, node: n.id})
@@ -193,4 +208,5 @@ func (m *Manager) noteMissing(ctx context.Context, n *node, f findings) {
 	if len(f.missing) > 0 && f.listed == 0 {
 		m.opts.Log.Error("node has lost all its replicas", "node", n.id, "extents", len(f.missing))
 	}
+	return nil
 }

@@ -158,7 +158,7 @@ func (m *Manager) perform(t task) (finished bool) {
 		// Of an extent without content no replica is needed: it was sealed
 		// because a node did not create it.
 		return info.Length == 0 || m.rebuild(info, kind, t.node)
-	case stamp.Corrupt:
+	case stamp.Corrupt, stamp.Invalid: // too short; or sealed at another length
 		return m.rebuild(info, kind, t.node)
 	}
 	return err == nil

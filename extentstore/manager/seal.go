@@ -92,14 +92,26 @@ func (m *Manager) askLength(ctx context.Context, info extentstore.ExtentInfo) (i
 }
 
 func (m *Manager) askReplica(ctx context.Context, name extentstore.NodeID, id extentstore.ExtentID) answer {
+	n := m.nodes[name]
+	if n == nil {
+		return answer{err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a node of this stamp any more", name)}
+	}
+	// Before the question, too: it makes an extent known to a node that has
+	// lost it, which then could not be told any more.
+	if !n.isTrusted() {
+		return answer{err: notCompared(name)}
+	}
 	state, err := withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
 		return en.Close(ctx, id)
 	})
-	lost := false
-	if n := m.nodes[name]; n != nil {
-		lost = n.hasLost(id)
+	if err == nil && !n.isTrusted() {
+		err = notCompared(name)
 	}
-	return answer{state: state, honest: err == nil && !state.Doubtful && !lost, err: err}
+	return answer{state: state, honest: err == nil && !state.Doubtful && !n.hasLost(id), err: err}
+}
+
+func notCompared(name extentstore.NodeID) error {
+	return stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s has not been compared with the state since it was away", name)
 }
 
 // decideLength is the rule. If every replica has answered and none of them can

@@ -239,6 +239,31 @@ func TestWipedNode(t *testing.T) {
 	waitEqual(t, l, g)
 }
 
+// TestNodeComesLate starts the StreamManager while a node is away that comes
+// back with an empty disk.
+func TestNodeComesLate(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 2, Fake: true})
+	f := l.Acquire("/a/")
+	w := create(t, f, "/a/x")
+	ok(t, w.Append(limit(t), extentstore.NewBlock([]byte("hello"))))
+	l.CloseManager()
+	l.Faulty("node-1").SetDown(true)
+	l.OpenManager()
+	l.Fake("node-1").Wipe()
+	l.Faulty("node-2").SetDown(true)
+	l.Faulty("node-1").SetDown(false)
+	// Only the node that has lost everything answers: nobody may seal at 0.
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if _, err := l.Client.Acquire(ctx, "/a/"); err == nil {
+		t.Fatal("acquired by the word of a node that has lost its disk")
+	}
+	l.Faulty("node-2").SetDown(false)
+	g := l.Acquire("/a/")
+	wantContent(t, l, g, "/a/x", []byte("hello"))
+	waitEqual(t, l, g)
+}
+
 // TestDoubtfulReplica lets a replica lose the end of an unsealed extent and say
 // so.
 func TestDoubtfulReplica(t *testing.T) {

@@ -31,7 +31,8 @@ type fakeExtent struct {
 	created  bool
 	spec     extentstore.ExtentSpec
 	data     []byte
-	acked    int64 // of the primary: acknowledgements go in order
+	acked    int64   // of the primary: acknowledgements go in order
+	ends     []int64 // of appends
 	closed   bool
 	sealed   bool
 	doubtful bool
@@ -51,7 +52,7 @@ func (n *Fake) find(op string, id extentstore.ExtentID) (*fakeExtent, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	x := n.extents[id]
-	if x == nil || !x.created {
+	if x == nil {
 		return nil, stamp.Errorf(stamp.NotFound, op, "no extent %v", id)
 	}
 	return x, nil
@@ -73,10 +74,10 @@ func (n *Fake) Create(_ context.Context, spec extentstore.ExtentSpec) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
-	case x.created && (len(x.data) > 0 || !slices.Equal(x.spec.Replicas, spec.Replicas)):
-		return stamp.Errorf(stamp.Exists, op, "extent %v exists", spec.ID)
-	case x.closed:
+	case x.closed && !x.created:
 		return stamp.Errorf(stamp.Sealed, op, "extent %v was sealed before it was created", spec.ID)
+	case x.created && (len(x.data) > 0 || x.closed || !slices.Equal(x.spec.Replicas, spec.Replicas)):
+		return stamp.Errorf(stamp.Invalid, op, "extent %v exists", spec.ID)
 	}
 	x.created, x.spec = true, spec
 	x.spec.Replicas = slices.Clone(spec.Replicas)
@@ -106,6 +107,7 @@ func (n *Fake) take(op string, x *fakeExtent, offset int64, blocks []extentstore
 	for i := range blocks {
 		x.data = append(x.data, blocks[i].Payload...)
 	}
+	x.ends = append(x.ends, int64(len(x.data)))
 	close(x.grown)
 	x.grown = make(chan struct{})
 	return offset, nil
@@ -123,8 +125,8 @@ func checkAppend(op string, blocks []extentstore.Block) error {
 			return stamp.Errorf(stamp.Corrupt, op, "block %d does not match its checksum", i)
 		}
 	}
-	if total == 0 || total > extentstore.MaxAppendSize {
-		return stamp.Errorf(stamp.Invalid, op, "append of %d bytes", total)
+	if total == 0 || total > extentstore.MaxAppendSize || len(blocks) > extentstore.MaxAppendBlocks {
+		return stamp.Errorf(stamp.Invalid, op, "append of %d blocks and %d bytes", len(blocks), total)
 	}
 	return nil
 }
@@ -141,7 +143,7 @@ func (n *Fake) Append(ctx context.Context, id extentstore.ExtentID, blocks []ext
 	}
 	x.mu.Lock()
 	replicas := x.spec.Replicas
-	if replicas[0] != n.id {
+	if x.created && replicas[0] != n.id {
 		x.mu.Unlock()
 		return 0, stamp.Errorf(stamp.Invalid, op, "%s is not the primary of extent %v", n.id, id)
 	}
@@ -290,13 +292,18 @@ func (n *Fake) Seal(_ context.Context, id extentstore.ExtentID, length int64) er
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.sealed && int64(len(x.data)) == length {
+	have := int64(len(x.data))
+	switch {
+	case x.sealed && have == length:
 		return nil
+	case x.sealed:
+		return stamp.Errorf(stamp.Invalid, op, "extent %v is sealed at %d, not %d", id, have, length)
+	case have < length:
+		return stamp.Errorf(stamp.Corrupt, op, "extent %v has %d bytes, %d were sealed", id, have, length)
+	case length > 0 && !slices.Contains(x.ends, length):
+		return stamp.Errorf(stamp.Invalid, op, "extent %v: no append ends at %d", id, length)
 	}
 	x.close()
-	if int64(len(x.data)) < length {
-		return stamp.Errorf(stamp.Corrupt, op, "extent %v has %d bytes, %d were sealed", id, len(x.data), length)
-	}
 	n.used.Add(length - int64(len(x.data)))
 	x.data, x.sealed, x.doubtful = x.data[:length:length], true, false
 	return nil
@@ -337,7 +344,7 @@ func (n *Fake) List(_ context.Context, after extentstore.ExtentID, limit int) ([
 	defer n.mu.Unlock()
 	var states []extentstore.ReplicaState
 	for id, x := range n.extents {
-		if id > after && x.created {
+		if id > after {
 			x.mu.Lock()
 			states = append(states, x.state())
 			x.mu.Unlock()
@@ -396,6 +403,7 @@ func (n *Fake) LoseTail(id extentstore.ExtentID, bytes int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.data = x.data[:max(0, len(x.data)-bytes)]
+	x.ends = slices.DeleteFunc(x.ends, func(end int64) bool { return end > int64(len(x.data)) })
 	x.doubtful = true
 }
 
