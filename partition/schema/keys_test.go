@@ -63,8 +63,8 @@ func TestValuesAreForEver(t *testing.T) {
 		Version: 1, Created: 2, Modified: 3, Size: 4, Type: BlobType_PAGE_BLOB, Segments: []byte("seg"), ContentId: 5,
 		ContentType: "ct", ContentEncoding: "ce", ContentLanguage: "cl", ContentDisposition: "cd", CacheControl: "cc",
 		ContentMd5: []byte("md5"), Metadata: []*Pair{{Name: "n", Value: "v"}}, Blocks: []byte("bl"), FileId: 6,
-		Posix: &Posix{Mode: 7, Uid: 8, Gid: 9, Atime: 10, Mtime: 11, Ctime: 12, Target: "t",
-			Xattrs: []*Xattr{{Name: "x", Value: []byte("y")}}, HasMode: true, HasOwner: true, Rdev: 13},
+		Posix: &Posix{Mode: 7, Uid: 8, Gid: 9, Atime: 10, Mtime: 11, Ctime: 12,
+			Xattrs: []*Xattr{{Name: "x", Value: []byte("y")}}, HasMode: true, HasOwner: true},
 		AccessTier: "Hot", BlocksId: 14,
 	}, 0)
 	if err != nil {

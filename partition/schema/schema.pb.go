@@ -490,20 +490,19 @@ func (x *BlobRow) GetAccessTier() string {
 	return ""
 }
 
-// The POSIX column. A blob that the mount never touched has none.
+// The POSIX column. A blob that the mount never touched has none. What kind of
+// file a blob is, its metadata says; a symbolic link's target is its content.
 type Posix struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mode          uint32                 `protobuf:"varint,1,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits and file type as in stat(2)
+	Mode          uint32                 `protobuf:"varint,1,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits, 07777
 	Uid           uint32                 `protobuf:"varint,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid           uint32                 `protobuf:"varint,3,opt,name=gid,proto3" json:"gid,omitempty"`
-	Atime         int64                  `protobuf:"varint,4,opt,name=atime,proto3" json:"atime,omitempty"`
+	Atime         int64                  `protobuf:"varint,4,opt,name=atime,proto3" json:"atime,omitempty"` // 0: Last-Modified holds, here and below
 	Mtime         int64                  `protobuf:"varint,5,opt,name=mtime,proto3" json:"mtime,omitempty"`
 	Ctime         int64                  `protobuf:"varint,6,opt,name=ctime,proto3" json:"ctime,omitempty"`
-	Target        string                 `protobuf:"bytes,7,opt,name=target,proto3" json:"target,omitempty"` // of a symbolic link
 	Xattrs        []*Xattr               `protobuf:"bytes,8,rep,name=xattrs,proto3" json:"xattrs,omitempty"`
 	HasMode       bool                   `protobuf:"varint,9,opt,name=has_mode,json=hasMode,proto3" json:"has_mode,omitempty"`     // mode was set, else the mount's default holds
 	HasOwner      bool                   `protobuf:"varint,10,opt,name=has_owner,json=hasOwner,proto3" json:"has_owner,omitempty"` // uid and gid were set
-	Rdev          uint32                 `protobuf:"varint,11,opt,name=rdev,proto3" json:"rdev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -580,13 +579,6 @@ func (x *Posix) GetCtime() int64 {
 	return 0
 }
 
-func (x *Posix) GetTarget() string {
-	if x != nil {
-		return x.Target
-	}
-	return ""
-}
-
 func (x *Posix) GetXattrs() []*Xattr {
 	if x != nil {
 		return x.Xattrs
@@ -606,13 +598,6 @@ func (x *Posix) GetHasOwner() bool {
 		return x.HasOwner
 	}
 	return false
-}
-
-func (x *Posix) GetRdev() uint32 {
-	if x != nil {
-		return x.Rdev
-	}
-	return 0
 }
 
 type Xattr struct {
@@ -1187,20 +1172,18 @@ const file_schema_proto_rawDesc = "" +
 	"\afile_id\x18\x10 \x01(\x06R\x06fileId\x12,\n" +
 	"\x05posix\x18\x11 \x01(\v2\x16.stamp.schema.v1.PosixR\x05posix\x12\x1f\n" +
 	"\vaccess_tier\x18\x12 \x01(\tR\n" +
-	"accessTier\"\x95\x02\n" +
+	"accessTier\"\xf5\x01\n" +
 	"\x05Posix\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x03 \x01(\rR\x03gid\x12\x14\n" +
 	"\x05atime\x18\x04 \x01(\x03R\x05atime\x12\x14\n" +
 	"\x05mtime\x18\x05 \x01(\x03R\x05mtime\x12\x14\n" +
-	"\x05ctime\x18\x06 \x01(\x03R\x05ctime\x12\x16\n" +
-	"\x06target\x18\a \x01(\tR\x06target\x12.\n" +
+	"\x05ctime\x18\x06 \x01(\x03R\x05ctime\x12.\n" +
 	"\x06xattrs\x18\b \x03(\v2\x16.stamp.schema.v1.XattrR\x06xattrs\x12\x19\n" +
 	"\bhas_mode\x18\t \x01(\bR\ahasMode\x12\x1b\n" +
 	"\thas_owner\x18\n" +
-	" \x01(\bR\bhasOwner\x12\x12\n" +
-	"\x04rdev\x18\v \x01(\rR\x04rdev\"1\n" +
+	" \x01(\bR\bhasOwnerJ\x04\b\a\x10\bJ\x04\b\v\x10\f\"1\n" +
 	"\x05Xattr\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"T\n" +
