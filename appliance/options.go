@@ -20,8 +20,7 @@ type DevOptions struct {
 	Accounts    []AccountKeys    // Accounts beside DevAccount, as of AZURITE_ACCOUNTS.
 
 	Version string       // Of the binary, for status and metrics.
-	Log     *slog.Logger // nil means discard.
-	Access  *slog.Logger // One line per request; nil means none.
+	Log     *slog.Logger // nil means discard. Requests are logged at level Debug.
 }
 
 func (o *DevOptions) fill() {

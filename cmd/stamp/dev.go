@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -37,8 +36,8 @@ func devCommand() *cli.Command {
 			host("metricsHost", "metrics"), port("metricsPort", "metrics", appliance.DefaultMetricsPort),
 			&cli.StringFlag{Name: "cert", Usage: "`FILE` with the PEM certificate chain: serve HTTPS"},
 			&cli.StringFlag{Name: "key", Usage: "`FILE` with the PEM private key of --cert"},
-			&cli.BoolFlag{Name: "silent", Aliases: []string{"s"}, Usage: "print no requests"},
-			&cli.StringFlag{Name: "debug", Aliases: []string{"d"}, Usage: "`FILE` for a debug log"},
+			&cli.BoolFlag{Name: "silent", Aliases: []string{"s"}, Usage: "print warnings and errors only"},
+			&cli.StringFlag{Name: "debug", Aliases: []string{"d"}, Usage: "`FILE` for a detailed log, a line for each request included"},
 			// What these ask of Azurite, Stamp does anyway.
 			&cli.BoolFlag{Name: "skipApiVersionCheck", Hidden: true},
 			&cli.BoolFlag{Name: "disableTelemetry", Hidden: true},
@@ -114,7 +113,7 @@ func devOptions(c *cli.Context) (opts appliance.DevOptions, closeLog func(), err
 	if opts.Certificate, err = certificate(c.String("cert"), c.String("key")); err != nil {
 		return opts, closeLog, err
 	}
-	opts.Log, opts.Access, closeLog, err = devLogs(c)
+	opts.Log, closeLog, err = devLog(c)
 	return opts, closeLog, err
 }
 
@@ -133,35 +132,24 @@ func certificate(cert, key string) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// devLogs makes the log of events, which goes to stderr and with --debug in
-// more detail to a file, and the log of requests.
-func devLogs(c *cli.Context) (log, access *slog.Logger, closeLog func(), err error) {
+// devLog makes the log, which goes to stderr and with --debug in more detail,
+// a line for each request included, to a file.
+func devLog(c *cli.Context) (log *slog.Logger, closeLog func(), err error) {
 	level := slog.LevelInfo
 	if c.Bool("silent") {
 		level = slog.LevelWarn
 	}
-	handlers := []slog.Handler{slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})}
-	closeLog = func() {}
-	if name := c.String("debug"); name != "" {
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-		if err != nil {
-			return nil, nil, closeLog, err
-		}
-		closeLog = func() { f.Close() }
-		handlers = append(handlers, slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	text := slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})
+	name := c.String("debug")
+	if name == "" {
+		return slog.New(text), func() {}, nil
 	}
-	log = slog.New(slog.NewMultiHandler(handlers...))
-	if !c.Bool("silent") && isWriterTerminal(c.App.ErrWriter) {
-		access = log
-	} else if c.String("debug") != "" {
-		access = slog.New(handlers[1])
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, func() {}, err
 	}
-	return log, access, closeLog, nil
-}
-
-func isWriterTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && isTerminal(f)
+	detail := slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})
+	return slog.New(slog.NewMultiHandler(text, detail)), func() { f.Close() }, nil
 }
 
 // greet tells people, or with -o json programs, where the stamp serves.
@@ -176,7 +164,7 @@ func greet(c *cli.Context, d *appliance.Dev) error {
 	fmt.Fprintf(w, "  Blob     %s://%s/%s\n", info.Scheme, info.Blob, appliance.DevAccount)
 	fmt.Fprintf(w, "  Queue    %s://%s/%s\n", info.Scheme, info.Queue, appliance.DevAccount)
 	fmt.Fprintf(w, "  Table    %s://%s/%s\n", info.Scheme, info.Table, appliance.DevAccount)
-	fmt.Fprintf(w, "  Mount    stamp mount --server %s --account %s DIR\n", info.File, appliance.DevAccount)
+	fmt.Fprintf(w, "  Mount    stamp mount --server %s%s DIR\n", info.File, map[string]string{"https": " --tls"}[info.Scheme])
 	fmt.Fprintf(w, "  Metrics  http://%s/metrics\n", info.Metrics)
 	if info.Mount != "" {
 		fmt.Fprintf(w, "  Mounted  %s\n", info.Mount)
