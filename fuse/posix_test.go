@@ -315,6 +315,13 @@ func TestAttributes(t *testing.T) {
 	if st := stat(t, p); st.Mtim != old[1] || st.Atim != old[0] {
 		t.Errorf("times before 1970: %v %v", st.Atim, st.Mtim)
 	}
+	epoch := []unix.Timespec{{}, {}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, epoch, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st := stat(t, p); st.Mtim != epoch[1] || st.Atim != epoch[0] {
+		t.Errorf("times of 1970: %v %v", st.Atim, st.Mtim)
+	}
 	after, err := s.table.Blobs.GetProperties(ctx, ref, blob.Conditions{})
 	if err != nil || after.ETag != before.ETag || !after.LastModified.Equal(before.LastModified) {
 		t.Errorf("ETag %v, Last-Modified %v, want %v, %v as before the attributes were set", after.ETag, after.LastModified, before.ETag, before.LastModified)

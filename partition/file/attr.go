@@ -59,14 +59,14 @@ func applyPosix(a *Attr, p *schema.Posix) {
 	if p.HasOwner {
 		a.UID, a.GID, a.NoOwner = p.Uid, p.Gid, false
 	}
-	if p.Atime != 0 {
-		a.Atime = p.Atime
+	if p.Atime != nil {
+		a.Atime = *p.Atime
 	}
-	if p.Mtime != 0 {
-		a.Mtime = p.Mtime
+	if p.Mtime != nil {
+		a.Mtime = *p.Mtime
 	}
-	if p.Ctime != 0 {
-		a.Ctime = max(a.Ctime, p.Ctime)
+	if p.Ctime != nil {
+		a.Ctime = max(a.Ctime, *p.Ctime)
 	}
 	a.HasXattrs = len(p.Xattrs) > 0
 }
@@ -97,14 +97,14 @@ func (s *Set) apply(p *schema.Posix, typ Type, now int64) {
 		p.Gid, p.HasOwner = *s.GID, true
 	}
 	if s.Atime != nil {
-		p.Atime = *s.Atime
+		p.Atime = s.Atime
 	}
 	if s.Mtime != nil {
-		p.Mtime = *s.Mtime
+		p.Mtime = s.Mtime
 	}
-	p.Ctime = now
+	p.Ctime = &now
 	if s.Ctime != nil {
-		p.Ctime = *s.Ctime
+		p.Ctime = s.Ctime
 	}
 }
 

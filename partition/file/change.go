@@ -356,7 +356,7 @@ func (s *Service) SetXattr(ctx context.Context, account stamp.AccountName, ref R
 		if err := setXattr(op, p, name, value, mode); err != nil {
 			return err
 		}
-		p.Ctime = s.now()
+		p.Ctime = proto.Int64(s.now())
 		return s.putColumn(tx, ref, f, p)
 	})
 }

@@ -3,6 +3,8 @@ package file
 import (
 	"context"
 
+	"google.golang.org/protobuf/proto"
+
 	"stamp"
 	"stamp/partition/blob"
 	"stamp/partition/schema"
@@ -68,7 +70,7 @@ func (s *Service) unlink(tx *blob.RowTx, account stamp.AccountName, op string, r
 
 // orphan takes the name of a file away and notes which session keeps it.
 func (s *Service) orphan(tx *blob.RowTx, account stamp.AccountName, ref Ref, row *blob.Row, keep SessionID) error {
-	posix(row).Ctime = s.now()
+	posix(row).Ctime = proto.Int64(s.now())
 	if err := tx.Move(blob.Named(ref.Name), blob.Orphan(row.FileId), row); err != nil {
 		return err
 	}

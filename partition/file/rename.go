@@ -109,7 +109,7 @@ func (s *Service) renameFile(ctx context.Context, account stamp.AccountName, req
 			if err := s.replaceFile(tx, account, op, req, toDir, to, &done); err != nil {
 				return err
 			}
-			posix(f.row).Ctime = s.now()
+			posix(f.row).Ctime = proto.Int64(s.now())
 			move := tx.Move
 			if done.Kept {
 				move = tx.MoveAfter
@@ -272,7 +272,7 @@ func (s *Service) moveMarker(tx *blob.RowTx, from, to Ref, f found) error {
 	if row.FileId == 0 || FileID(row.FileId)&virtualBit != 0 {
 		row.FileId = fresh
 	}
-	posix(row).Ctime = now
+	posix(row).Ctime = &now
 	if err := tx.Put(blob.Named(to.Name), row); err != nil {
 		return err
 	}

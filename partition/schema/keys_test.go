@@ -63,7 +63,7 @@ func TestValuesAreForEver(t *testing.T) {
 		Version: 1, Created: 2, Modified: 3, Size: 4, Type: BlobType_PAGE_BLOB, Segments: []byte("seg"), ContentId: 5,
 		ContentType: "ct", ContentEncoding: "ce", ContentLanguage: "cl", ContentDisposition: "cd", CacheControl: "cc",
 		ContentMd5: []byte("md5"), Metadata: []*Pair{{Name: "n", Value: "v"}}, Blocks: []byte("bl"), FileId: 6,
-		Posix: &Posix{Mode: 7, Uid: 8, Gid: 9, Atime: 10, Mtime: 11, Ctime: 12,
+		Posix: &Posix{Mode: 7, Uid: 8, Gid: 9, Atime: proto.Int64(10), Mtime: proto.Int64(11), Ctime: proto.Int64(12),
 			Xattrs: []*Xattr{{Name: "x", Value: []byte("y")}}, HasMode: true, HasOwner: true},
 		AccessTier: "Hot", BlocksId: 14,
 	}, 0)

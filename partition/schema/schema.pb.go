@@ -497,9 +497,9 @@ type Posix struct {
 	Mode          uint32                 `protobuf:"varint,1,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits, 07777
 	Uid           uint32                 `protobuf:"varint,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid           uint32                 `protobuf:"varint,3,opt,name=gid,proto3" json:"gid,omitempty"`
-	Atime         int64                  `protobuf:"varint,4,opt,name=atime,proto3" json:"atime,omitempty"` // 0: Last-Modified holds, here and below
-	Mtime         int64                  `protobuf:"varint,5,opt,name=mtime,proto3" json:"mtime,omitempty"`
-	Ctime         int64                  `protobuf:"varint,6,opt,name=ctime,proto3" json:"ctime,omitempty"`
+	Atime         *int64                 `protobuf:"varint,4,opt,name=atime,proto3,oneof" json:"atime,omitempty"` // absent: Last-Modified holds, here and below
+	Mtime         *int64                 `protobuf:"varint,5,opt,name=mtime,proto3,oneof" json:"mtime,omitempty"`
+	Ctime         *int64                 `protobuf:"varint,6,opt,name=ctime,proto3,oneof" json:"ctime,omitempty"`
 	Xattrs        []*Xattr               `protobuf:"bytes,8,rep,name=xattrs,proto3" json:"xattrs,omitempty"`
 	HasMode       bool                   `protobuf:"varint,9,opt,name=has_mode,json=hasMode,proto3" json:"has_mode,omitempty"`     // mode was set, else the mount's default holds
 	HasOwner      bool                   `protobuf:"varint,10,opt,name=has_owner,json=hasOwner,proto3" json:"has_owner,omitempty"` // uid and gid were set
@@ -559,22 +559,22 @@ func (x *Posix) GetGid() uint32 {
 }
 
 func (x *Posix) GetAtime() int64 {
-	if x != nil {
-		return x.Atime
+	if x != nil && x.Atime != nil {
+		return *x.Atime
 	}
 	return 0
 }
 
 func (x *Posix) GetMtime() int64 {
-	if x != nil {
-		return x.Mtime
+	if x != nil && x.Mtime != nil {
+		return *x.Mtime
 	}
 	return 0
 }
 
 func (x *Posix) GetCtime() int64 {
-	if x != nil {
-		return x.Ctime
+	if x != nil && x.Ctime != nil {
+		return *x.Ctime
 	}
 	return 0
 }
@@ -1172,18 +1172,21 @@ const file_schema_proto_rawDesc = "" +
 	"\afile_id\x18\x10 \x01(\x06R\x06fileId\x12,\n" +
 	"\x05posix\x18\x11 \x01(\v2\x16.stamp.schema.v1.PosixR\x05posix\x12\x1f\n" +
 	"\vaccess_tier\x18\x12 \x01(\tR\n" +
-	"accessTier\"\xf5\x01\n" +
+	"accessTier\"\xa2\x02\n" +
 	"\x05Posix\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
-	"\x03gid\x18\x03 \x01(\rR\x03gid\x12\x14\n" +
-	"\x05atime\x18\x04 \x01(\x03R\x05atime\x12\x14\n" +
-	"\x05mtime\x18\x05 \x01(\x03R\x05mtime\x12\x14\n" +
-	"\x05ctime\x18\x06 \x01(\x03R\x05ctime\x12.\n" +
+	"\x03gid\x18\x03 \x01(\rR\x03gid\x12\x19\n" +
+	"\x05atime\x18\x04 \x01(\x03H\x00R\x05atime\x88\x01\x01\x12\x19\n" +
+	"\x05mtime\x18\x05 \x01(\x03H\x01R\x05mtime\x88\x01\x01\x12\x19\n" +
+	"\x05ctime\x18\x06 \x01(\x03H\x02R\x05ctime\x88\x01\x01\x12.\n" +
 	"\x06xattrs\x18\b \x03(\v2\x16.stamp.schema.v1.XattrR\x06xattrs\x12\x19\n" +
 	"\bhas_mode\x18\t \x01(\bR\ahasMode\x12\x1b\n" +
 	"\thas_owner\x18\n" +
-	" \x01(\bR\bhasOwnerJ\x04\b\a\x10\bJ\x04\b\v\x10\f\"1\n" +
+	" \x01(\bR\bhasOwnerB\b\n" +
+	"\x06_atimeB\b\n" +
+	"\x06_mtimeB\b\n" +
+	"\x06_ctimeJ\x04\b\a\x10\bJ\x04\b\v\x10\f\"1\n" +
 	"\x05Xattr\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"T\n" +
@@ -1274,6 +1277,7 @@ func file_schema_proto_init() {
 	if File_schema_proto != nil {
 		return
 	}
+	file_schema_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
