@@ -220,7 +220,7 @@ func (d *Dev) prepareDisk(ld labelDisk) error {
 }
 
 func (d *Dev) serveHealth(context.Context) error {
-	s := serve(d.ports.metrics, health(d.registry, &d.ready), nil, d.log)
+	s := serve(d.ports.metrics, health(d.registry, &d.ready), d.log)
 	d.onClose("metrics", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()
@@ -240,7 +240,7 @@ func (d *Dev) serveAdmin(context.Context) error {
 		Status: func() admin.Status {
 			return admin.Status{Stamp: d.loc.label.Stamp, Version: d.opts.Version, PID: os.Getpid(), Started: d.started}
 		},
-	}), nil, d.log)
+	}), d.log)
 	d.onClose("operators' socket", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()

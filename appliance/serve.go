@@ -2,12 +2,10 @@ package appliance
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +43,7 @@ type service struct {
 }
 
 // serve starts a handler on a listener.
-func serve(l net.Listener, h http.Handler, cert *tls.Certificate, log *slog.Logger) *service {
+func serve(l net.Listener, h http.Handler, log *slog.Logger) *service {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &service{
 		server: &http.Server{
@@ -58,9 +56,6 @@ func serve(l net.Listener, h http.Handler, cert *tls.Certificate, log *slog.Logg
 		},
 		cancel: cancel,
 		done:   make(chan struct{}),
-	}
-	if cert != nil {
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12})
 	}
 	go func() {
 		defer close(s.done)
@@ -79,13 +74,4 @@ func (s *service) stop(ctx context.Context) {
 	}
 	s.cancel()
 	<-s.done
-}
-
-// stopAll stops services at the same time.
-func stopAll(ctx context.Context, services []*service) {
-	var wg sync.WaitGroup
-	for _, s := range services {
-		wg.Go(func() { s.stop(ctx) })
-	}
-	wg.Wait()
 }
