@@ -30,7 +30,6 @@ type floorJournal struct {
 	spare   *floorBatch // nil while the other one is being written
 	pos     int64
 	err     error // of the first failed flush; nothing is acknowledged after it
-	flushes int64
 	closed  bool
 	stopped chan struct{}
 }
@@ -125,7 +124,6 @@ func (j *floorJournal) run() {
 		_, err := j.file.WriteAt(b.buf[:length], pos)
 		j.mu.Lock()
 		b.done = true
-		j.flushes++
 		if err != nil && j.err == nil {
 			j.err = fmt.Errorf("floor journal: %w", err)
 		}
@@ -142,11 +140,4 @@ func (j *floorJournal) close() error {
 	j.mu.Unlock()
 	<-j.stopped
 	return j.file.Close()
-}
-
-// stats returns the number of flushes so far.
-func (j *floorJournal) stats() int64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.flushes
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,6 +69,17 @@ func TestKill(t *testing.T) {
 	crash(t, newProcessPlug(t), rounds(t))
 }
 
+// TestKillThreeReplicas has an ExtentNode on each of three directories.
+func TestKillThreeReplicas(t *testing.T) {
+	crash(t, newProcessPlug(t), cuts(t), "disk a", "disk b", "disk c")
+}
+
+// TestPowerCutThreeReplicas cuts the power of all three at once.
+func TestPowerCutThreeReplicas(t *testing.T) {
+	some := func(r *rand.Rand) float64 { return r.Float64() }
+	crash(t, newPowerPlug(t, powerfs.Options{Capacity: 8 << 30, SyncDelay: 2 * time.Millisecond}, some), cuts(t), "disk a", "disk b", "disk c")
+}
+
 // TestPowerCut loses all that was not synced.
 func TestPowerCut(t *testing.T) {
 	all := func(*rand.Rand) float64 { return 1 }
@@ -89,8 +101,9 @@ func TestXFSPowerCut(t *testing.T) {
 	crash(t, p, cuts(t))
 }
 
-// crash runs rounds of load, cut, restart and verification.
-func crash(t *testing.T, plug plug, rounds int) {
+// crash runs rounds of load, cut, restart and verification. The disks, if any,
+// are directories beside the location.
+func crash(t *testing.T, plug plug, rounds int, disks ...string) {
 	seed := seed(t)
 	rng := rand.New(rand.NewPCG(seed, 1<<32))
 	pace := newPace()
@@ -101,11 +114,18 @@ func crash(t *testing.T, plug plug, rounds int) {
 		blobs = append(blobs, w.blobs...)
 	}
 
-	p := stamptest.NewProcess(t, stamptest.ProcessOptions{Location: plug.location(), Args: []string{"--silent"}})
+	args := []string{"--silent"}
+	if len(disks) > 0 {
+		for i := range disks {
+			disks[i] = filepath.Join(filepath.Dir(plug.location()), disks[i])
+		}
+		args = append(args, "--disks", strings.Join(disks, ","))
+	}
+	p := stamptest.NewProcess(t, stamptest.ProcessOptions{Location: plug.location(), Args: args})
 	fail := func(round int, err error) {
 		t.Helper()
 		p.Kill()
-		t.Fatalf("round %d, SEED=%d: %v\ndata kept in %s", round, seed, err, keep(plug.location()))
+		t.Fatalf("round %d, SEED=%d: %v\ndata kept in %s", round, seed, err, keep(append(disks, plug.location())...))
 	}
 	if _, err := p.Start(); err != nil {
 		fail(0, err)
@@ -191,15 +211,15 @@ func createContainer(opts blobclient.Options) error {
 }
 
 // keep copies the data of a failed test to where it stays.
-func keep(location string) string {
-	dir, err := os.MkdirTemp("", "stamp-crash-kept-")
+func keep(dirs ...string) string {
+	to, err := os.MkdirTemp("", "stamp-crash-kept-")
 	if err != nil {
 		return err.Error()
 	}
-	if _, err := command("cp", "-a", "--sparse=always", location, filepath.Join(dir, "stamp")); err != nil {
+	if _, err := command("cp", append([]string{"-a", "--sparse=always", "-t", to}, dirs...)...); err != nil {
 		return err.Error()
 	}
-	return dir
+	return to
 }
 
 // TestStartWithManyBlobs measures how long a start takes, after a kill, when

@@ -118,6 +118,9 @@ func NewProcess(t testing.TB, opts ProcessOptions) *Process {
 				t.Errorf("stop stamp: %v", err)
 			}
 		}
+		if p.opts.Mount != "" { // what a killed process leaves
+			syscall.Unmount(p.opts.Mount, syscall.MNT_DETACH)
+		}
 		if t.Failed() {
 			t.Logf("the end of what stamp printed:\n%s", p.out.String())
 		}
@@ -179,7 +182,7 @@ func (p *Process) waitServing(began time.Time) error {
 	defer c.Close()
 	for {
 		status, err := c.Do(&blobclient.Request{Method: "GET", Path: c.Path(""), Query: []blobclient.Header{{Name: "comp", Value: "list"}}}, nil)
-		if err == nil && status == http.StatusOK {
+		if err == nil && status == http.StatusOK && p.isMounted() {
 			return nil
 		}
 		select {
@@ -193,6 +196,32 @@ func (p *Process) waitServing(began time.Time) error {
 			return fmt.Errorf("stamp does not serve after %v (last answer: %d %v)\n%s", p.opts.Wait, status, err, p.out.String())
 		}
 	}
+}
+
+// isMounted reports whether the mount, if any, answers.
+func (p *Process) isMounted() bool {
+	if p.opts.Mount == "" {
+		return true
+	}
+	// The mount of a process that was killed still answers from the kernel's
+	// cache, but it cannot be listed.
+	if _, err := os.ReadDir(p.opts.Mount); err != nil {
+		return false
+	}
+	var here, above syscall.Stat_t
+	return syscall.Stat(p.opts.Mount, &here) == nil && syscall.Stat(filepath.Dir(p.opts.Mount), &above) == nil && here.Dev != above.Dev
+}
+
+// PeakMemory is the most memory that the process has had resident, in bytes.
+func (p *Process) PeakMemory() int64 {
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	_, rest, _ := strings.Cut(string(raw), "VmHWM:")
+	line, _, _ := strings.Cut(rest, "\n")
+	kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(line), " kB"), 10, 64)
+	if err != nil {
+		p.t.Fatalf("peak memory of process %d: %v", p.PID(), err)
+	}
+	return kb << 10
 }
 
 // Kill ends the process at once, with SIGKILL, and waits for its end.
