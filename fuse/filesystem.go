@@ -280,8 +280,12 @@ func (fs *fileSystem) Lookup(_ <-chan struct{}, in *gofuse.InHeader, name string
 	if status != gofuse.OK {
 		return status
 	}
-	if len(name) > file.MaxName {
-		return gofuse.Status(syscall.ENAMETOOLONG)
+	switch status := checkName(name); status {
+	case gofuse.OK:
+	case gofuse.Status(syscall.ENAMETOOLONG):
+		return status
+	default:
+		return gofuse.ENOENT // no blob can be called so
 	}
 	return fs.lookup(dir, name, out)
 }

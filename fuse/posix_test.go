@@ -111,6 +111,7 @@ func TestNamesAndErrors(t *testing.T) {
 		err  error
 		want syscall.Errno
 	}{
+		{"unlink a name that is not UTF-8", unix.Unlink(s.path("caf\xe9")), syscall.ENOENT},
 		{"mkdir over a file", unix.Mkdir(s.path("file"), 0o755), syscall.EEXIST},
 		{"mkdir in a file", unix.Mkdir(s.path("file/x"), 0o755), syscall.ENOTDIR},
 		{"mkdir in nothing", unix.Mkdir(s.path("no/x"), 0o755), syscall.ENOENT},
@@ -137,6 +138,12 @@ func TestNamesAndErrors(t *testing.T) {
 		{"chmod the top", unix.Chmod(s.root, 0o700), syscall.EPERM},
 	} {
 		wantErrno(t, c.err, c.want, c.what)
+	}
+	for _, name := range []string{"caf\xe9", "a\ab", ".hidden", "No_Container", "x"} {
+		for _, dir := range []string{s.dir, s.root} {
+			_, err := os.Lstat(filepath.Join(dir, name))
+			wantErrno(t, err, syscall.ENOENT, fmt.Sprintf("stat of %q", name))
+		}
 	}
 	if err := os.WriteFile(s.path(strings.Repeat("x", 255)), nil, 0o644); err != nil {
 		t.Errorf("a name of 255 bytes: %v", err)
@@ -403,6 +410,12 @@ func TestSymlinks(t *testing.T) {
 	}
 	if st := stat(t, s.path("l")); st.Mtim.Sec != 6 {
 		t.Errorf("time of the link: %v", st.Mtim)
+	}
+	if err := os.Symlink("caf\xe9", s.path("bytes")); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.Readlink(s.path("bytes")); got != "caf\xe9" || err != nil {
+		t.Errorf("a target that is not UTF-8: %q, %v", got, err)
 	}
 	long := strings.Repeat("x", 4095)
 	if err := os.Symlink(long, s.path("long")); err != nil {

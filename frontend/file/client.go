@@ -202,7 +202,7 @@ func (c *Client) Rename(ctx context.Context, req RenameRequest) (Renamed, error)
 // Readlink implements Service.
 func (c *Client) Readlink(ctx context.Context, ref Ref) (string, error) {
 	m, err := call(ctx, c, "Readlink", again, refToWire(ref), c.files.Readlink)
-	return m.GetTarget(), err
+	return string(m.GetTarget()), err
 }
 
 // Xattrs implements Service.

@@ -48,14 +48,14 @@ func requestFromWire(p []byte) (id RequestID) {
 func createToWire(r *CreateRequest) *filepb.CreateRequest {
 	return &filepb.CreateRequest{
 		Parent: refToWire(r.Parent), Name: r.Name, Request: requestToWire(r.Request), Type: uint32(r.Type),
-		Mode: r.Mode, Uid: r.UID, Gid: r.GID, Target: r.Target, Exclusive: r.Exclusive, By: uint64(r.By),
+		Mode: r.Mode, Uid: r.UID, Gid: r.GID, Target: []byte(r.Target), Exclusive: r.Exclusive, By: uint64(r.By),
 	}
 }
 
 func createFromWire(m *filepb.CreateRequest) CreateRequest {
 	return CreateRequest{
 		Parent: refFromWire(m.Parent), Name: m.Name, Request: requestFromWire(m.Request), Type: Type(m.Type),
-		Mode: m.Mode, UID: m.Uid, GID: m.Gid, Target: m.Target, Exclusive: m.Exclusive, By: SessionID(m.By),
+		Mode: m.Mode, UID: m.Uid, GID: m.Gid, Target: string(m.Target), Exclusive: m.Exclusive, By: SessionID(m.By),
 	}
 }
 

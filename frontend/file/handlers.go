@@ -68,7 +68,7 @@ func (s *Server) Rename(ctx context.Context, m *filepb.RenameRequest) (*filepb.R
 // Readlink implements filepb.FilesServer.
 func (s *Server) Readlink(ctx context.Context, m *filepb.Ref) (*filepb.ReadlinkReply, error) {
 	target, err := s.local(ctx).Readlink(ctx, refFromWire(m))
-	return &filepb.ReadlinkReply{Target: target}, err
+	return &filepb.ReadlinkReply{Target: []byte(target)}, err
 }
 
 // Xattrs implements filepb.FilesServer.

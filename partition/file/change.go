@@ -3,6 +3,7 @@ package file
 import (
 	"context"
 	"errors"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -331,8 +332,8 @@ func (s *Service) setDirectory(tx *blob.RowTx, req *CommitRequest, f found, now 
 func (s *Service) SetXattr(ctx context.Context, account stamp.AccountName, ref Ref, name string, value []byte, mode XattrMode) error {
 	const op = "file.SetXattr"
 	switch {
-	case len(name) == 0 || len(name) > MaxName:
-		return stamp.Errorf(stamp.Invalid, op, "an attribute's name of %d bytes", len(name))
+	case len(name) == 0 || len(name) > MaxName || !utf8.ValidString(name):
+		return stamp.Errorf(stamp.Invalid, op, "%q is not the name of an attribute", name)
 	case len(value) > MaxXattr:
 		return stamp.Errorf(stamp.TooLarge, op, "a value of %d bytes, at most %d", len(value), MaxXattr)
 	case ref.IsRoot():

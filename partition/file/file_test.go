@@ -147,6 +147,52 @@ func TestRenameInSteps(t *testing.T) {
 	}
 }
 
+// TestMadeBetweenTheSteps puts blobs over REST under both names of a directory
+// that is being renamed. None of them may be lost, and the newer stands.
+func TestMadeBetweenTheSteps(t *testing.T) {
+	s := open(t, Options{})
+	dir, to := box.Child("dir"), box.Child("to")
+	s.mkdir(t, dir)
+	for i := range 20 {
+		s.make(t, dir.Child(fmt.Sprint("f", 10+i)), Regular)
+	}
+	s.renameRows = 7
+	req := RenameRequest{From: dir, To: to}
+	if _, more, err := s.renameFirst(ctx, account, req); err != nil || !more {
+		t.Fatalf("first step: %v, more %v", err, more)
+	}
+	want := map[string]string{
+		"to/f29":  "new, not moved yet", // the old one comes later
+		"dir/f10": "old name, moved already",
+		"dir/new": "old name",
+	}
+	for name, text := range want {
+		_, err := s.blobs.PutBlob(ctx, &blob.PutBlobRequest{
+			Ref: blob.Ref{Account: account, Container: box.Container, Name: name}, Bits: []byte(text),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.moveRest(ctx, account, box.Container, dir.Name, to.Name); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range want {
+		name = strings.Replace(name, "dir/", "to/", 1)
+		b, err := s.blobs.GetBlob(ctx, blob.Ref{Account: account, Container: box.Container, Name: name}, blob.Conditions{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if bits, _ := b.Content.Bits(); string(bits) != text {
+			t.Errorf("%s holds %q, want %q", name, bits, text)
+		}
+	}
+	if got := s.names(t, box); len(got) != 22 {
+		t.Errorf("%d names, want 22: %v", len(got), got)
+	}
+}
+
 func TestSessionRunsOut(t *testing.T) {
 	clock := newClock()
 	s := open(t, Options{Clock: clock, Lease: time.Minute})

@@ -33,7 +33,8 @@ const (
 //
 // Between the steps the rest of the container can be used; each entry is seen
 // on one side or the other, never on both, and what somebody makes under the
-// old name meanwhile is moved as well. After a crash Open goes on with the
+// old name meanwhile is moved as well. What somebody makes under the new name
+// is not replaced by an older entry. After a crash Open goes on with the
 // steps before anything else.
 func (s *Service) Rename(ctx context.Context, account stamp.AccountName, req RenameRequest) (done Renamed, err error) {
 	const op = "file.Rename"
@@ -303,12 +304,25 @@ func (s *Service) moveEntries(tx *blob.RowTx, from, to string) (more bool, err e
 		if err := checkPath("file.Rename", target); err != nil {
 			return false, err
 		}
+		if newer, err := madeSince(tx, target, row); err != nil {
+			return false, err
+		} else if newer {
+			return true, tx.Delete(blob.Named(name))
+		}
 		if err := tx.Move(blob.Named(name), blob.Named(target), row); err != nil {
 			return false, err
 		}
 		return true, moveTimes(tx, name, target)
 	})
 	return more, err
+}
+
+// madeSince reports whether somebody has made the target of a move between the
+// steps of the rename, after what is to be moved there: that then stands, as if
+// it had replaced what the rename had brought.
+func madeSince(tx *blob.RowTx, target string, row *blob.Row) (bool, error) {
+	t, err := tx.Get(blob.Named(target))
+	return t != nil && t.Version > row.Version, err
 }
 
 // moveTimes takes the times of a directory along with its marker.

@@ -571,7 +571,7 @@ type CreateRequest struct {
 	Mode          uint32                 `protobuf:"varint,5,opt,name=mode,proto3" json:"mode,omitempty"`
 	Uid           uint32                 `protobuf:"varint,6,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid           uint32                 `protobuf:"varint,7,opt,name=gid,proto3" json:"gid,omitempty"`
-	Target        string                 `protobuf:"bytes,8,opt,name=target,proto3" json:"target,omitempty"`
+	Target        []byte                 `protobuf:"bytes,8,opt,name=target,proto3" json:"target,omitempty"` // any bytes but 0
 	Exclusive     bool                   `protobuf:"varint,9,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	By            uint64                 `protobuf:"varint,10,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -657,11 +657,11 @@ func (x *CreateRequest) GetGid() uint32 {
 	return 0
 }
 
-func (x *CreateRequest) GetTarget() string {
+func (x *CreateRequest) GetTarget() []byte {
 	if x != nil {
 		return x.Target
 	}
-	return ""
+	return nil
 }
 
 func (x *CreateRequest) GetExclusive() bool {
@@ -988,7 +988,7 @@ func (x *RenameReply) GetKept() bool {
 
 type ReadlinkReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Target        []byte                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1023,11 +1023,11 @@ func (*ReadlinkReply) Descriptor() ([]byte, []int) {
 	return file_file_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *ReadlinkReply) GetTarget() string {
+func (x *ReadlinkReply) GetTarget() []byte {
 	if x != nil {
 		return x.Target
 	}
-	return ""
+	return nil
 }
 
 type XattrsReply struct {
@@ -1993,7 +1993,7 @@ const file_file_proto_rawDesc = "" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x06 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\a \x01(\rR\x03gid\x12\x16\n" +
-	"\x06target\x18\b \x01(\tR\x06target\x12\x1c\n" +
+	"\x06target\x18\b \x01(\fR\x06target\x12\x1c\n" +
 	"\texclusive\x18\t \x01(\bR\texclusive\x12\x0e\n" +
 	"\x02by\x18\n" +
 	" \x01(\x04R\x02by\"P\n" +
@@ -2020,7 +2020,7 @@ const file_file_proto_rawDesc = "" +
 	"\breplaced\x18\x01 \x01(\x06R\breplaced\x12\x12\n" +
 	"\x04kept\x18\x02 \x01(\bR\x04kept\"'\n" +
 	"\rReadlinkReply\x12\x16\n" +
-	"\x06target\x18\x01 \x01(\tR\x06target\"\x88\x01\n" +
+	"\x06target\x18\x01 \x01(\fR\x06target\"\x88\x01\n" +
 	"\vXattrsReply\x12>\n" +
 	"\x06xattrs\x18\x01 \x03(\v2&.stamp.file.v1.XattrsReply.XattrsEntryR\x06xattrs\x1a9\n" +
 	"\vXattrsEntry\x12\x10\n" +
