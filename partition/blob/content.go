@@ -6,6 +6,8 @@ import (
 	"io"
 	"sync"
 
+	"golang.org/x/sync/semaphore"
+
 	"stamp"
 	"stamp/partition/rangestore"
 	"stamp/partition/segment"
@@ -37,6 +39,17 @@ const (
 	readSize  = 1 << 20
 	readAhead = 2
 )
+
+// readMemory bounds what all WriteTo of the process together hold in pieces of
+// readSize. One that finds no room goes on in pieces of smallRead and without
+// reading ahead, until there is some: clients who do not take what they asked
+// for bind little memory, however many there are.
+const (
+	readMemory = 128 << 20
+	smallRead  = 64 << 10
+)
+
+var readRoom = semaphore.NewWeighted(readMemory)
 
 // open makes the content of a row whose bits belong to the caller.
 func (s *Service) open(object []byte, row *Row) *Content {
@@ -187,7 +200,10 @@ func verify(seg *segment.Segment, sum uint32) error {
 		seg.Extent, seg.ExtentOffset, seg.Length, sum, seg.Sum)
 }
 
-var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+var (
+	readBuffers      = sync.Pool{New: func() any { return new([readSize]byte) }}
+	smallReadBuffers = sync.Pool{New: func() any { return new([smallRead]byte) }}
+)
 
 // WriteTo writes n bytes from offset on to w and reads ahead meanwhile.
 func (c *Content) WriteTo(ctx context.Context, w io.Writer, offset, n int64) (int64, error) {
@@ -198,15 +214,40 @@ func (c *Content) WriteTo(ctx context.Context, w io.Writer, offset, n int64) (in
 		k, err := w.Write(c.bits[offset : offset+n])
 		return int64(k), err
 	}
-	if n <= readSize {
-		return c.writeOne(ctx, w, offset, n)
+	var check segmentCheck
+	written := int64(0)
+	for written < n {
+		rest := n - written
+		room := int64(readSize)
+		if rest > readSize {
+			room *= readAhead + 1
+		}
+		if rest > smallRead && readRoom.TryAcquire(room) {
+			defer readRoom.Release(room)
+			k, err := c.writeLarge(ctx, w, offset+written, rest)
+			return written + k, err
+		}
+		k, err := c.writeSmall(ctx, w, offset+written, min(rest, smallRead), &check)
+		if written += k; err != nil {
+			return written, err
+		}
 	}
-	return c.writeAhead(ctx, w, offset, n)
+	return written, nil
 }
 
-func (c *Content) writeOne(ctx context.Context, w io.Writer, offset, n int64) (int64, error) {
-	if n == 0 {
-		return 0, nil
+func (c *Content) writeSmall(ctx context.Context, w io.Writer, offset, n int64, check *segmentCheck) (int64, error) {
+	buf := smallReadBuffers.Get().(*[smallRead]byte)
+	defer smallReadBuffers.Put(buf)
+	if err := c.fillChecked(ctx, buf[:n], offset, check); err != nil {
+		return 0, err
+	}
+	k, err := w.Write(buf[:n])
+	return int64(k), err
+}
+
+func (c *Content) writeLarge(ctx context.Context, w io.Writer, offset, n int64) (int64, error) {
+	if n > readSize {
+		return c.writeAhead(ctx, w, offset, n)
 	}
 	buf := readBuffers.Get().(*[readSize]byte)
 	defer readBuffers.Put(buf)
