@@ -95,7 +95,11 @@ func (s *Service) UpdateRows(ctx context.Context, account stamp.AccountName, con
 			return (&change{tx: t, live: tx.live}).account()
 		})
 		for _, u := range tx.uploads {
-			u.ended()
+			if err == nil {
+				u.ended()
+			} else {
+				u.reopen()
+			}
 		}
 		if !errors.Is(err, errMoved) {
 			return err
@@ -354,9 +358,11 @@ func (tx *RowTx) Edit(o Object, row *Row, fn func(e *segment.Editor) error) erro
 	return nil
 }
 
-// Commit ends an Upload together with the change, whatever becomes of that;
-// it cannot be used afterwards. Its Segments must have been put in place. It
-// waits for the Upload, which is better done before, outside of the latches.
+// Commit ends an Upload together with the change; it cannot be used
+// afterwards. If the change fails, also with an outcome that is not known, the
+// Upload is as it was, so that the change can be sent again. Its Segments must
+// have been put in place. It waits for the Upload, which is better done before,
+// outside of the latches.
 func (tx *RowTx) Commit(u *Upload) error {
 	if err := u.commit(); err != nil {
 		return err

@@ -3,6 +3,7 @@ package blob
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -640,4 +641,51 @@ func TestRowsForTheMount(t *testing.T) {
 	if r := w.check(); r.Live != 0 || w.data.stored() != 0 {
 		t.Errorf("left behind: %+v, %d bytes stored", r, w.data.stored())
 	}
+}
+
+// TestFailedChangeKeepsUpload sends a change of the mount again that has failed:
+// what it had appended must still be there, whatever the collector does.
+func TestFailedChangeKeepsUpload(t *testing.T) {
+	w := newWorld(t, nil)
+	w.box("box")
+	ref, a := Ref{"acct", "box", "a"}, Named("a")
+	p := bytes.Repeat([]byte("m"), 300_000)
+	u, err := upload(bg, w.s, ref, p)
+	if err != nil || u.Wait() != nil {
+		t.Fatal(err)
+	}
+	fails := errors.New("the first time")
+	change := func() error {
+		return w.s.UpdateRows(bg, "acct", "box", Change{Objects: []Object{a}}, func(tx *RowTx) error {
+			if err := tx.Commit(u); err != nil {
+				return err
+			}
+			if fails != nil {
+				return fails
+			}
+			row := tx.NewRow()
+			if err := tx.Edit(a, row, func(e *segment.Editor) error { return e.Write(u.Segments(0)) }); err != nil {
+				return err
+			}
+			return tx.Put(a, row)
+		})
+	}
+	if err := change(); err != fails {
+		t.Fatal(err)
+	}
+	if err := w.data.Roll(bg); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.Collect(bg); err != nil {
+		t.Fatal(err)
+	}
+	fails = nil
+	if err := change(); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, change(), stamp.Timeout)
+	if got, _, err := get(bg, w.s, ref); err != nil || !bytes.Equal(got, p) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	w.check()
 }

@@ -19,9 +19,10 @@ import (
 // the mount) or closed, or has lasted longer than Options.MaxUpload. It
 // belongs to one goroutine.
 //
-// States: open; then committing, given up, or closed, each for good. Only an
-// open one can be committed or given up, so that the collector never takes
-// away what is about to be committed.
+// States: open; then committing, given up, or closed, each for good, except
+// that a commit of the mount which fails makes it open again. Only an open one
+// can be committed or given up, so that the collector never takes away what is
+// about to be committed.
 type Upload struct {
 	s      *Service
 	data   Data
@@ -36,6 +37,8 @@ type Upload struct {
 	err   error
 	parts segment.List
 	state uploadState
+	// closing says that Close has been called.
+	closing bool
 
 	// Guarded by s.pins.mu.
 	inFlight int
@@ -225,6 +228,20 @@ func (u *Upload) ended() {
 	u.forget()
 }
 
+// reopen takes a commit back that has failed, or of which nobody knows whether
+// it has. If it took effect after all, the pins are held longer than need be.
+func (u *Upload) reopen() {
+	u.mu.Lock()
+	closing := u.closing
+	if u.state == uploadCommitting && !closing {
+		u.state = uploadOpen
+	}
+	u.mu.Unlock()
+	if closing {
+		u.ended()
+	}
+}
+
 // giveUp ends an upload that has lasted too long.
 func (u *Upload) giveUp() {
 	u.mu.Lock()
@@ -258,6 +275,7 @@ func (u *Upload) Close() {
 		u.state = uploadClosed
 	}
 	committing := u.state == uploadCommitting
+	u.closing = true
 	u.mu.Unlock()
 	if committing {
 		return
