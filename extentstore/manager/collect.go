@@ -9,10 +9,16 @@ import (
 	"stamp/extentstore/manager/command"
 )
 
+// ownShare is the part of the grace time that extents of the stamp's own
+// streams are kept. Only their owner reads those, and it has closed what it
+// deletes; but compaction makes so many of them that they could fill the disks
+// on which everything is being deleted.
+const ownShare = 30
+
 // collectLoop deletes extents that no stream has pointed to for the grace
 // time.
 func (m *Manager) collectLoop() {
-	every := min(max(m.opts.Grace/4, 20*time.Millisecond), 5*time.Second)
+	every := min(max(m.opts.Grace/ownShare/2, 20*time.Millisecond), time.Second)
 	for m.sleep(every) {
 		for m.collectOnce() {
 		}
@@ -31,9 +37,10 @@ func (m *Manager) collectOnce() bool {
 		return false
 	}
 	var condemn, forget []extentstore.ExtentID
-	before := m.opts.Clock.Now().Add(-m.opts.Grace).UnixMilli()
+	now := m.opts.Clock.Now()
+	before, own := now.Add(-m.opts.Grace).UnixMilli(), now.Add(-m.opts.Grace/ownShare).UnixMilli()
 	err := m.machine.view(func(s *State) error {
-		condemn, forget = s.oldGarbage(before, garbagePerPass)
+		condemn, forget = s.oldGarbage(before, own, garbagePerPass)
 		return nil
 	})
 	if err != nil || len(condemn)+len(forget) == 0 {

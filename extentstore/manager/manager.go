@@ -26,7 +26,7 @@ type Options struct {
 	Stamp        extentstore.StampID // Required to be that of Dir; empty means whatever Dir says, on the first start a new one.
 	Replicas     int                 // of a new extent; 0 means three, or as many as there are nodes
 	ExtentTarget int64               // hint for preallocation; 0 means extentstore.DefaultExtent
-	Grace        time.Duration       // how long an extent without references is kept; 0 means one minute
+	Grace        time.Duration       // how long an extent without references is kept, of the stamp's own streams a 30th of it; 0 means one minute
 	NodeTimeout  time.Duration       // for one answer of an ExtentNode; 0 means 2 s
 	SealGrace    time.Duration       // for the other replicas after the first answer to a seal; 0 means 5 ms
 

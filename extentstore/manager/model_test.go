@@ -313,9 +313,13 @@ func (w *world) seal() {
 const forgotten = -2
 
 func (w *world) collect() {
-	condemn, forget := w.state.oldGarbage(w.now.Add(-10*time.Second).UnixMilli(), 5)
+	before, own := w.now.Add(-10*time.Second).UnixMilli(), w.now.Add(-time.Second).UnixMilli()
+	condemn, forget := w.state.oldGarbage(before, own, 5)
 	c := &command.Collect{}
 	for _, id := range condemn {
+		if e, _ := w.state.extents.Get(id); e.since > own || e.since > before && holdsBlobs(e.kind) {
+			w.t.Fatalf("extent %v of kind %v is collected before its time", id, e.kind)
+		}
 		if w.model.refs(uint64(id)) > 0 {
 			w.t.Fatalf("extent %v is garbage, but a stream points to it", id)
 		}

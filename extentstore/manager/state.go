@@ -157,13 +157,17 @@ func putBig(b []byte, v uint64) {
 	}
 }
 
-// oldGarbage finds up to limit extents without references since before a time.
-func (s *State) oldGarbage(before int64, limit int) (condemn, forget []extentstore.ExtentID) {
+// oldGarbage finds up to limit extents without references since before a time,
+// or, of the stamp's own streams, since before another that is not earlier.
+func (s *State) oldGarbage(before, own int64, limit int) (condemn, forget []extentstore.ExtentID) {
 	s.garbage.Scan(func(k garbageKey, _ struct{}) bool {
 		id := idOfAgeKey(k)
 		e, _ := s.extents.Get(id)
-		if e.since > before || len(condemn)+len(forget) >= limit {
+		if e.since > own || len(condemn)+len(forget) >= limit {
 			return false
+		}
+		if e.since > before && holdsBlobs(e.kind) {
+			return true
 		}
 		if e.condemned {
 			forget = append(forget, id)
@@ -173,6 +177,12 @@ func (s *State) oldGarbage(before int64, limit int) (condemn, forget []extentsto
 		return true
 	})
 	return condemn, forget
+}
+
+// holdsBlobs reports whether a kind of stream holds content that is read beside
+// its owner.
+func holdsBlobs(k extentstore.StreamKind) bool {
+	return k == extentstore.BlobData || k == extentstore.MovedData
 }
 
 func idOfAgeKey(k garbageKey) extentstore.ExtentID {
