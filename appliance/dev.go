@@ -203,7 +203,7 @@ func (d *Dev) prepareDisk(ld labelDisk) error {
 	const op = "appliance.OpenDev"
 	dir := diskPath(d.loc.dir, ld)
 	if !d.loc.label.Ready {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeDir(dir); err != nil {
 			return fmt.Errorf("make disk directory: %w", err)
 		}
 		return nil
@@ -236,7 +236,7 @@ func (d *Dev) serveAdmin(context.Context) error {
 		return err
 	}
 	s := serve(l, admin.NewHandler(admin.Options{
-		Accounts: adminAccounts{d.accounts}, Manager: d.manager, Nodes: d.nodes, Streams: d.streams,
+		Accounts: adminAccounts{d}, Manager: d.manager, Nodes: d.nodes, Streams: d.streams,
 		Status: func() admin.Status {
 			return admin.Status{Stamp: d.loc.label.Stamp, Version: d.opts.Version, PID: os.Getpid(), Started: d.started}
 		},
@@ -258,10 +258,7 @@ func (d *Dev) announce(context.Context) error {
 	d.info.PID, d.info.Version = os.Getpid(), d.opts.Version
 	d.info.Stamp, d.info.Location = d.loc.label.Stamp, d.loc.dir
 	d.info.Disks, d.info.Replicas = len(d.nodes), replicas(len(d.nodes))
-	d.info.Scheme = "http"
-	if d.opts.Certificate != nil {
-		d.info.Scheme = "https"
-	}
+	d.info.Scheme = d.scheme()
 	d.info.ConnectionString = ConnectionString(d.info.Scheme, DevAccount, DevKey, d.info.Endpoints)
 	d.info.Mount = d.opts.Mount
 	d.ready.Store(true)

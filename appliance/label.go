@@ -3,8 +3,10 @@ package appliance
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -149,6 +151,25 @@ func writeFileDurably(name string, b []byte, mode os.FileMode) error {
 		return err
 	}
 	return syncDir(filepath.Dir(name))
+}
+
+// makeDir makes dir and what is missing above it; all their names are durable
+// on return. A directory of a disk that a power cut takes away takes the disk.
+func makeDir(dir string) error {
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(dir); err == nil {
+		syncDir(parent) // who made it just now may not have; not all parents can be opened
+		return nil
+	}
+	if parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
 }
 
 func syncDir(dir string) error {

@@ -154,7 +154,7 @@ func (loc *location) claim() error {
 	if !loc.fresh {
 		return nil
 	}
-	if err := os.MkdirAll(loc.dir, 0o755); err != nil {
+	if err := makeDir(loc.dir); err != nil {
 		return fmt.Errorf("make location: %w", err)
 	}
 	if err := loc.takeLock(); err != nil {
@@ -169,7 +169,7 @@ func (loc *location) claim() error {
 	if err := writeLabel(loc.dir, loc.label); err != nil {
 		return fmt.Errorf("write label: %w", err)
 	}
-	return syncDir(filepath.Dir(loc.dir))
+	return nil
 }
 
 // ready notes that all disks are formatted.
