@@ -14,23 +14,15 @@ package consensus
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/metadb"
-	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 
 	"stamp"
@@ -135,21 +127,6 @@ func Open(opts Options) (*Log, error) {
 	return l, nil
 }
 
-// prepare makes the directory, or looks at what is there without changing it.
-func prepare(o *Options) error {
-	_, err := os.Stat(filepath.Join(o.Dir, metadb.FileName))
-	switch {
-	case err != nil && o.MustExist:
-		return stamp.Errorf(stamp.Corrupt, op, "the log in %s is missing: %w", o.Dir, err)
-	case err != nil:
-		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-			return stamp.Errorf(stamp.Unavailable, op, "make %s: %w", o.Dir, err)
-		}
-		return nil
-	}
-	return checkTail(o.Dir)
-}
-
 func fillDefaults(o *Options) {
 	if len(o.Members) == 0 {
 		o.Members = []Member{{ID: o.ID, Address: o.ID}}
@@ -173,28 +150,6 @@ func fillDefaults(o *Options) {
 		o.files = fs.New()
 	}
 }
-
-// store is raft-wal with its own little database of segments, vote and term,
-// which raft-wal opens but does not close.
-type store struct {
-	*wal.WAL
-	meta *metadb.BoltMetaDB
-}
-
-func openStore(o *Options, logger hclog.Logger) (*store, error) {
-	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(o.Dir,
-		wal.WithLogger(logger),
-		wal.WithMetaStore(meta),
-		wal.WithSegmentSize(o.SegmentSize),
-		wal.WithSegmentFiler(segment.NewFiler(o.Dir, o.files)))
-	if err != nil {
-		return nil, errors.Join(err, meta.Close())
-	}
-	return &store{w, meta}, nil
-}
-
-func (s *store) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
 
 func (l *Log) start(o *Options, logger hclog.Logger) error {
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, logger)
@@ -230,23 +185,6 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 	}
 	l.alone, err = l.countVoters()
 	return err
-}
-
-// checkNotEmpty refuses a log that has voted but remembers nothing: its files
-// were lost or overwritten.
-func checkNotEmpty(dir string, logs raft.LogStore, snaps raft.SnapshotStore) error {
-	last, err := logs.LastIndex()
-	if err != nil {
-		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", dir, err)
-	}
-	written, err := snaps.List()
-	if err != nil {
-		return stamp.Errorf(stamp.Corrupt, op, "the snapshots in %s cannot be read: %w", dir, err)
-	}
-	if last == 0 && len(written) == 0 {
-		return stamp.Errorf(stamp.Corrupt, op, "the log in %s has lost its content", dir)
-	}
-	return nil
 }
 
 func config(o *Options, logger hclog.Logger) *raft.Config {
@@ -427,63 +365,4 @@ func (l *Log) Close() error {
 	close(l.stop)
 	<-l.done
 	return errors.Join(err, l.store.Close())
-}
-
-// machine is what raft sees of a Machine. An entry of the log is the CRC-32C of
-// the command, 4 bytes little-endian, and the command: raft-wal keeps entries
-// without a checksum that is looked at when they are read.
-//
-// A damaged entry stops the machine for good: to skip a command, or apply a
-// wrong one, is to lose the state.
-type machine struct {
-	m      Machine
-	damage atomic.Pointer[error]
-}
-
-func seal(command []byte) []byte {
-	p := make([]byte, 4, 4+len(command))
-	binary.LittleEndian.PutUint32(p, crc32.Checksum(command, castagnoli))
-	return append(p, command...)
-}
-
-func (f *machine) Apply(l *raft.Log) any {
-	if f.damage.Load() == nil && (len(l.Data) < 4 || crc32.Checksum(l.Data[4:], castagnoli) != binary.LittleEndian.Uint32(l.Data)) {
-		err := stamp.Errorf(stamp.Corrupt, "consensus.Apply", "entry %d of the log is damaged", l.Index)
-		f.damage.Store(&err)
-	}
-	if err := f.damage.Load(); err != nil {
-		return *err
-	}
-	return f.m.Apply(l.Data[4:])
-}
-
-// whole returns the damage, if there is any.
-func (f *machine) whole() error {
-	if err := f.damage.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-func (f *machine) Restore(rc io.ReadCloser) error { return errors.Join(f.m.Restore(rc), rc.Close()) }
-func (f *machine) Snapshot() (raft.FSMSnapshot, error) {
-	if err := f.whole(); err != nil {
-		return nil, err
-	}
-	s, err := f.m.Snapshot()
-	if err != nil {
-		return nil, err
-	}
-	return snapshot{s}, nil
-}
-
-type snapshot struct{ s Snapshot }
-
-func (s snapshot) Release() { s.s.Release() }
-
-func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	if err := s.s.Write(sink); err != nil {
-		return errors.Join(err, sink.Cancel())
-	}
-	return sink.Close()
 }

@@ -1,0 +1,69 @@
+package consensus
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+
+	"stamp"
+)
+
+// prepare makes the directory, or looks at what is there without changing it.
+func prepare(o *Options) error {
+	_, err := os.Stat(filepath.Join(o.Dir, metadb.FileName))
+	switch {
+	case err != nil && o.MustExist:
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s is missing: %w", o.Dir, err)
+	case err != nil:
+		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+			return stamp.Errorf(stamp.Unavailable, op, "make %s: %w", o.Dir, err)
+		}
+		return nil
+	}
+	return checkTail(o.Dir)
+}
+
+// store is raft-wal with its own little database of segments, vote and term,
+// which raft-wal opens but does not close.
+type store struct {
+	*wal.WAL
+	meta *metadb.BoltMetaDB
+}
+
+func openStore(o *Options, logger hclog.Logger) (*store, error) {
+	meta := &metadb.BoltMetaDB{}
+	w, err := wal.Open(o.Dir,
+		wal.WithLogger(logger),
+		wal.WithMetaStore(meta),
+		wal.WithSegmentSize(o.SegmentSize),
+		wal.WithSegmentFiler(segment.NewFiler(o.Dir, o.files)))
+	if err != nil {
+		return nil, errors.Join(err, meta.Close())
+	}
+	return &store{w, meta}, nil
+}
+
+func (s *store) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
+
+// checkNotEmpty refuses a log that has voted but remembers nothing: its files
+// were lost or overwritten.
+func checkNotEmpty(dir string, logs raft.LogStore, snaps raft.SnapshotStore) error {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", dir, err)
+	}
+	written, err := snaps.List()
+	if err != nil {
+		return stamp.Errorf(stamp.Corrupt, op, "the snapshots in %s cannot be read: %w", dir, err)
+	}
+	if last == 0 && len(written) == 0 {
+		return stamp.Errorf(stamp.Corrupt, op, "the log in %s has lost its content", dir)
+	}
+	return nil
+}
