@@ -44,3 +44,10 @@ func ConnectionString(scheme, account, key string, e Endpoints) string {
 	}
 	return s
 }
+
+func (d *Dev) scheme() string {
+	if d.opts.Certificate != nil {
+		return "https"
+	}
+	return "http"
+}

@@ -233,12 +233,12 @@ func (d *Dev) putAccounts(ctx context.Context) error {
 }
 
 // adminAccounts shows the account table to the operators' socket.
-type adminAccounts struct{ s *account.Service }
+type adminAccounts struct{ d *Dev }
 
 var _ admin.Accounts = adminAccounts{}
 
 func (a adminAccounts) List(ctx context.Context) ([]admin.Account, error) {
-	list, err := a.s.List(ctx)
+	list, err := a.d.accounts.List(ctx)
 	var out []admin.Account
 	for _, acc := range list {
 		out = append(out, admin.Account{Name: acc.Name, Created: acc.Created})
@@ -247,16 +247,16 @@ func (a adminAccounts) List(ctx context.Context) ([]admin.Account, error) {
 }
 
 func (a adminAccounts) Create(ctx context.Context, name stamp.AccountName) (admin.Account, error) {
-	acc, err := a.s.Create(ctx, name)
-	return withKeys(acc), err
+	acc, err := a.d.accounts.Create(ctx, name)
+	return a.withKeys(acc), err
 }
 
 func (a adminAccounts) Get(ctx context.Context, name stamp.AccountName) (admin.Account, error) {
-	acc, err := a.s.Get(ctx, name)
-	return withKeys(acc), err
+	acc, err := a.d.accounts.Get(ctx, name)
+	return a.withKeys(acc), err
 }
 
-func withKeys(acc *account.Account) admin.Account {
+func (a adminAccounts) withKeys(acc *account.Account) admin.Account {
 	if acc == nil {
 		return admin.Account{}
 	}
@@ -265,6 +265,9 @@ func withKeys(acc *account.Account) admin.Account {
 		if len(key) > 0 {
 			out.Keys = append(out.Keys, base64.StdEncoding.EncodeToString(key))
 		}
+	}
+	if len(out.Keys) > 0 {
+		out.ConnectionString = ConnectionString(a.d.scheme(), string(acc.Name), out.Keys[0], a.d.info.Endpoints)
 	}
 	return out
 }

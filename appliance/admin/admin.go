@@ -60,6 +60,8 @@ type Account struct {
 	Name    stamp.AccountName `json:"name"`
 	Created time.Time         `json:"created,omitzero"`
 	Keys    []string          `json:"keys,omitempty"`
+	// ConnectionString is what Azure's tools take, with the first key.
+	ConnectionString string `json:"connectionString,omitempty"`
 }
 
 // Stream is an entry of the stream namespace.

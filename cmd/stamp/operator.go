@@ -44,7 +44,9 @@ func accountCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list the accounts", Flags: adminFlags(), Action: accountList},
 			{Name: "create", Usage: "make an account and print its keys", ArgsUsage: "NAME", Flags: adminFlags(), Action: accountCreate},
-			{Name: "keys", Usage: "print the keys of an account", ArgsUsage: "NAME", Flags: adminFlags(), Action: accountKeys},
+			{Name: "keys", Usage: "print the keys of an account", ArgsUsage: "NAME", Flags: adminFlags(
+				&cli.BoolFlag{Name: "connection-string", Usage: "print what Azure's tools take instead"},
+			), Action: accountKeys},
 		},
 	}
 }
@@ -95,6 +97,10 @@ func accountKeys(c *cli.Context) error {
 	}
 	a, err := client.Account(c.Context, c.Args().First())
 	if err != nil {
+		return err
+	}
+	if c.Bool("connection-string") && !asJSON(c) {
+		_, err := fmt.Fprintln(c.App.Writer, a.ConnectionString)
 		return err
 	}
 	return printAccount(c, a)
