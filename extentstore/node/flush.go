@@ -71,7 +71,7 @@ func (n *Node) wanted() bool {
 		return false
 	default:
 	}
-	_, pressed := n.journal.pressed()
+	_, pressed := n.journal.pressed(n.flusherSegments())
 	return pressed || n.unflushed.Load() > n.opts.MaxUnflushed/2 || n.dead.Load() > 0 || n.resting() > maxResting
 }
 
@@ -90,7 +90,7 @@ func (n *Node) round(all bool) (progress bool, err error) {
 	n.rounds.Lock()
 	defer n.rounds.Unlock()
 	start := time.Now()
-	upTo, pressed := n.journal.pressed()
+	upTo, pressed := n.journal.pressed(n.flusherSegments())
 	if !pressed {
 		upTo = -1
 	}

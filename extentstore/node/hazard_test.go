@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/node"
 	"stamp/extentstore/sim"
@@ -122,10 +123,13 @@ func TestManyTails(t *testing.T) {
 	n := openSim(t, d, func(o *node.Options) { o.JournalSize = 64 << 20 })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	last := extentstore.ExtentID(2000)
-	for id := extentstore.ExtentID(1); id <= last; id++ {
-		create(t, n, id)
-		_, err := add(n, id, make([]byte, 4095))
+	for id := extentstore.ExtentID(1); ; id++ {
+		err := n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{"dev-1"}, Kind: extentstore.RowData})
+		if err != nil {
+			wantKind(t, err, stamp.Busy)
+			break
+		}
+		_, err = add(n, id, make([]byte, 4095))
 		must(t, err)
 	}
 	errs := make(chan error)

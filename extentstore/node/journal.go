@@ -26,11 +26,10 @@ const (
 	// rollBelow is the room in a segment below which the next record goes to
 	// the next one, so that any entry fits an empty record.
 	rollBelow = maxEntry + recordHeader + extentstore.SectorSize
-	// The last segments of the ring are for who sets it free: two for the
-	// flusher alone, one more for changes of state, so that deletes go on
-	// when appends do not.
+	// The last segments of the ring are for who sets it free. The flusher has
+	// two and what it takes to write every partial last sector once more,
+	// changes of state one on top, so that deletes go on when appends do not.
 	reserveSegments = 2
-	appendSegments  = reserveSegments + 1
 )
 
 // A journal is the ring that makes appends and changes of state durable before
@@ -323,6 +322,19 @@ func (j *journal) close() {
 	j.work.Broadcast()
 }
 
+// tailLimit is the number of extents whose partial last sectors fit into a
+// quarter of the ring.
+func (j *journal) tailLimit() int64 {
+	return j.count / 4 * (j.segment - rollBelow) / int64(entrySize(0, 0, extentstore.SectorSize))
+}
+
+// tailSegments is how many segments the partial last sectors of so many extents
+// can take.
+func (j *journal) tailSegments(extents int64) int64 {
+	usable := j.segment - rollBelow
+	return (extents*int64(entrySize(0, 0, extentstore.SectorSize)) + usable - 1) / usable
+}
+
 // admit promises space in the ring for an entry of size bytes, which leaves a
 // number of segments free. It waits for the flusher to set some free, unless
 // full, which is called then, has an error. leave returns the promise.
@@ -370,15 +382,15 @@ func (j *journal) leave(size int64) {
 }
 
 // pressed reports whether so much of the ring is in use that the flusher should
-// set some free, and up to which segment.
-func (j *journal) pressed() (upTo int64, ok bool) {
+// set some free, and up to which segment. reserve segments are not for appends.
+func (j *journal) pressed(reserve int64) (upTo int64, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	used := j.head - j.tail + 1
-	if used <= j.count/2 {
+	used, of := j.head-j.tail+1, j.count-reserve
+	if used <= of/2 {
 		return 0, false
 	}
-	return j.tail + max(1, used-j.count/4), true
+	return j.tail + max(1, used-of/4), true
 }
 
 // position is the segment that the next entry can lie in at the earliest.

@@ -215,7 +215,7 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.maxUnsealed = max(16, n.journal.count*n.journal.segment/4/(2*extentstore.SectorSize))
+	n.maxUnsealed = n.journal.tailLimit()
 	n.wg.Go(n.journal.run)
 	if err := n.settle(damaged); err != nil {
 		n.fail(err)

@@ -402,7 +402,7 @@ func (n *Node) settle(damaged bool) error {
 		}
 	}
 	used, of := n.journal.used()
-	if damaged || used > of-2*appendSegments || used > of*3/4 {
+	if damaged || used > of-n.flusherSegments()-2 || used > of*3/4 {
 		_, err := n.round(true)
 		return err
 	}

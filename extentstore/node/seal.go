@@ -84,7 +84,7 @@ func (n *Node) checkSpec(op string, s extentstore.ExtentSpec) error {
 // if not, the commit of the change before is returned.
 func (n *Node) change(ctx context.Context, op string, x *extent, fn func() (bool, error), kind byte, offset int64, payload []byte) (*commit, error) {
 	size := int64(entrySize(0, 0, len(payload)))
-	if err := n.admitJournal(ctx, op, size, reserveSegments); err != nil {
+	if err := n.admitJournal(ctx, op, size, n.flusherSegments()); err != nil {
 		return nil, err
 	}
 	defer n.journal.leave(size)

@@ -103,7 +103,7 @@ func (n *Node) admit(ctx context.Context, a *appending, size int64) error {
 			return err
 		}
 	}
-	return n.admitJournal(ctx, a.op, size, appendSegments)
+	return n.admitJournal(ctx, a.op, size, n.flusherSegments()+1)
 }
 
 func (n *Node) admitJournal(ctx context.Context, op string, size, leave int64) error {
@@ -115,6 +115,12 @@ func (n *Node) admitJournal(ctx context.Context, op string, size, leave int64) e
 		return stamp.Errorf(stamp.Busy, op, "the journal is full: %w", err)
 	}
 	return n.unavailable(op, err)
+}
+
+// flusherSegments is the part of the ring that only the flusher may use, to set
+// the rest free.
+func (n *Node) flusherSegments() int64 {
+	return reserveSegments + n.journal.tailSegments(n.unsealed.Load())
 }
 
 // flushSoon wakes the flusher, for somebody who is about to wait for it. It is
