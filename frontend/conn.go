@@ -3,7 +3,9 @@ package frontend
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +32,8 @@ type conn struct {
 	ticks  *atomic.Int64 // the watchdog's clock, never 0
 	forget func(*conn)
 
+	patient    atomic.Bool  // a passing read deadline is no error: nothing has come yet
+	cut        atomic.Bool  // the watchdog has ended reads
 	readSince  atomic.Int64 // tick when the handler began to wait for body bytes, 0 if it does not
 	writeSince atomic.Int64 // tick when a write began, 0 if there is none
 
@@ -47,8 +51,32 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		c.mu.Unlock()
 	}
+	if err != nil && n == 0 && c.patient.Load() && !c.cut.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
 	return n, err
 }
+
+// wait lets reads return nothing from a time on, where they would wait; the
+// zero time ends that. net/http takes a deadline that passes for the end of
+// the connection, so it must not see the error.
+func (c *conn) wait(until time.Time) {
+	if !until.IsZero() {
+		c.patient.Store(true)
+	}
+	if !c.cut.Load() {
+		c.SetReadDeadline(until)
+	}
+	if c.cut.Load() { // now or meanwhile
+		c.SetReadDeadline(past)
+	}
+	if until.IsZero() {
+		c.patient.Store(false)
+	}
+}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
 
 func (c *conn) Write(p []byte) (written int, err error) {
 	for {
@@ -110,8 +138,8 @@ func (c *conn) spellings(requestURI, prefix string, fn func(name string)) {
 
 // cutOff ends a read or write that has made no headway for limit ticks.
 func (c *conn) cutOff(now, limit int64) {
-	past := time.Unix(1, 0)
 	if since := c.readSince.Load(); since != 0 && now-since > limit {
+		c.cut.Store(true)
 		c.SetReadDeadline(past)
 	}
 	if since := c.writeSince.Load(); since != 0 && now-since > limit {

@@ -236,6 +236,27 @@ func (r *Request) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadUntil reads the body into p until p is full or it is late. It returns
+// less than that without an error only if it is late, maybe nothing.
+func (r *Request) ReadUntil(p []byte, late time.Time) (n int, err error) {
+	if r.conn != nil {
+		r.conn.wait(late)
+		defer r.conn.wait(time.Time{})
+	}
+	for n < len(p) && err == nil && (n == 0 || time.Now().Before(late)) {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+		if m == 0 && err == nil {
+			break
+		}
+	}
+	if n == len(p) {
+		err = nil
+	}
+	return n, err
+}
+
 var _ io.Reader = (*Request)(nil)
 
 // maxDrain is how much of a body is read only so that the client, which sends

@@ -21,9 +21,9 @@ import (
 
 // A body is handed on in pieces, so that it is replicated and hashed while the
 // rest still comes in: of firstPiece while it is small, of largestBuffer when it
-// is not. A client that needs longer than slowPiece for a piece gets what it has
-// sent so far handed on, and then small ones that bind little memory, until it is
-// fast again.
+// is not. A client that needs longer than slowPiece for a piece, or stops, gets what
+// it has sent so far handed on, and then small ones that bind little memory, until
+// it is fast again.
 const (
 	firstPiece   = 1 << 20
 	slowestPiece = 64 << 10
@@ -156,22 +156,32 @@ func bodyError(err error) error {
 	return frontend.Errorf(frontend.InvalidInput, "the body cannot be read")
 }
 
-// readPiece fills p from the body, or less of it if that takes too long.
+// readPiece fills p from the body, or less of it if that takes too long; a
+// large p is given up after slowPiece even if nothing has come for it.
 func readPiece(r *frontend.Request, p []byte) (n int, slow bool, err error) {
 	begun := time.Now()
-	for n < len(p) {
-		m, err := r.Read(p[n:])
-		if n += m; n == len(p) {
-			break
-		}
-		if err != nil {
-			return n, false, bodyError(err)
-		}
-		if m > 0 && time.Since(begun) > slowPiece {
-			return n, true, nil
-		}
+	if len(p) > slowestPiece {
+		n, err = r.ReadUntil(p, begun.Add(slowPiece))
+	} else {
+		n, err = readSome(r, p, begun)
 	}
-	return n, time.Since(begun) > slowPiece, nil
+	if err != nil {
+		return n, false, bodyError(err)
+	}
+	return n, n < len(p) || time.Since(begun) > slowPiece, nil
+}
+
+// readSome waits for as long as the client may take.
+func readSome(r *frontend.Request, p []byte, begun time.Time) (n int, err error) {
+	for n < len(p) && err == nil && (n == 0 || time.Since(begun) <= slowPiece) {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+	}
+	if n == len(p) {
+		err = nil
+	}
+	return n, err
 }
 
 // receive appends n bytes of the body to an upload. Each buffer is hashed
@@ -188,9 +198,13 @@ func (o *Operations) receive(ctx context.Context, r *frontend.Request, up *blob.
 			b.release()
 			return err
 		}
+		size = nextPiece(size, total, slow)
+		if read == 0 {
+			b.release()
+			continue
+		}
 		b.b = b.b[:read]
 		n -= int64(read)
-		size = nextPiece(size, total, slow)
 		b.share()
 		if err := up.Append(b.b, b.release); err != nil {
 			b.release()

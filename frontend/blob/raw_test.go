@@ -497,6 +497,29 @@ func TestSlowUpload(t *testing.T) {
 	}
 }
 
+// Clients that stop in the middle of large uploads do not hold the memory that
+// others need.
+func TestStuckUploadsDoNotStopOthers(t *testing.T) {
+	s := newServer(t, frontend.Options{})
+	s.makeContainer("box")
+	const stuck = 32
+	for i := range stuck {
+		c := s.raw(t)
+		io.WriteString(c, c.head("PUT", "/acct/box/stuck?comp=block&blockid=QUFB", "Content-Length: 90000000")+"\r\n"+string(randomBytes(uint64(i), 3<<20/2)))
+	}
+	time.Sleep(200 * time.Millisecond)
+	body := string(randomBytes(7, 5<<20))
+	begun := time.Now()
+	c := s.raw(t)
+	c.want(201, "", "PUT", "/acct/box/b", body, blockBlob)
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("an upload beside %d stuck ones took %v", stuck, took)
+	}
+	if _, got := c.want(200, "", "GET", "/acct/box/b", ""); got != body {
+		t.Error("got other bytes")
+	}
+}
+
 // Uploads under way when their client goes away leave nothing behind.
 func TestAbandonedUploads(t *testing.T) {
 	s := newServer(t, frontend.Options{})
