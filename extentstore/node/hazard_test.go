@@ -2,11 +2,13 @@ package node_test
 
 import (
 	"context"
+	"encoding/binary"
 	"testing"
 	"time"
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/disk"
 	"stamp/extentstore/node"
 	"stamp/extentstore/sim"
 	"stamp/extentstore/streamtest"
@@ -146,4 +148,59 @@ func TestManyTails(t *testing.T) {
 	for range 8 {
 		must(t, <-errs)
 	}
+}
+
+// TestStateLogIsDamagedAtItsEnd damages the last group of the state log when the
+// journal no longer has what it held: that is no write that a crash cut short.
+func TestStateLogIsDamagedAtItsEnd(t *testing.T) {
+	ctx := context.Background()
+	d := sim.NewDisk(1, 256<<20)
+	n := openSim(t, d)
+	create(t, n, 1)
+	create(t, n, 2)
+	p := streamtest.Pattern(1, 100<<10)
+	_, err := add(n, 1, p)
+	must(t, err)
+	must(t, n.Seal(ctx, 1, int64(len(p))))
+	for range 3 {
+		fillRing(t, n, 2, 3<<20)
+		must(t, n.FlushAll())
+	}
+	n.Shutdown()
+	size := d.Size("state")
+	for at := int64(0); at < size; at += extentstore.SectorSize {
+		must(t, d.Corrupt("state", at+30, 1))
+	}
+	_, err = node.Open(ctx, simOptions(t, d))
+	wantKind(t, err, stamp.Corrupt)
+	for at := int64(0); at < size; at += extentstore.SectorSize {
+		must(t, d.Corrupt("state", at+30, 1)) // as it was
+	}
+	wantBytes(t, openSim(t, d), 1, 0, p)
+}
+
+// TestStateLogOfANewerVersion is refused: it is not a write that was cut short.
+func TestStateLogOfANewerVersion(t *testing.T) {
+	d := sim.NewDisk(1, 256<<20)
+	n := openSim(t, d)
+	create(t, n, 1)
+	must(t, n.FlushAll())
+	n.Shutdown()
+	m := d.Mount()
+	f, err := m.Open("state", disk.Direct)
+	must(t, err)
+	b := disk.GetBuffer(int(d.Size("state")))
+	defer b.Put()
+	g := b.B[:d.Size("state")]
+	_, err = f.ReadAt(g, 0)
+	must(t, err)
+	g[4]++ // the version, under the checksum of bytes [0,20) and [24,n)
+	size := binary.LittleEndian.Uint32(g[16:])
+	sum := extentstore.ChecksumUpdate(extentstore.Checksum(g[:20]), g[24:size])
+	binary.LittleEndian.PutUint32(g[20:], sum)
+	_, err = f.WriteAt(g, 0)
+	must(t, err)
+	must(t, f.SyncAll())
+	_, err = node.Open(context.Background(), simOptions(t, d))
+	wantKind(t, err, stamp.Corrupt)
 }

@@ -367,6 +367,10 @@ func (n *Node) inventory() error {
 		}
 		x.named = x.dataName && x.hasIndex
 	}
+	if unknown > 0 && n.states.cut {
+		// What a crash cuts off of the state log is in the journal still.
+		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: the state log is damaged at %d: %d files of extents that it does not know, such as %s", n.disk, n.states.size, unknown, example)
+	}
 	if unknown > 0 {
 		n.opts.Log.Error("files of extents that this node does not know are left alone", "node", n.opts.ID, "files", unknown, "example", example)
 	}

@@ -156,24 +156,28 @@ func stateSum(g []byte) uint32 {
 	return extentstore.ChecksumUpdate(extentstore.Checksum(g[:20]), g[stateHeader:])
 }
 
+// errNoGroup is what a write that a crash cut short looks like. A group that is
+// whole and not understood is none.
+var errNoGroup = errors.New("no good group of the state log")
+
 // decodeStateGroup calls fn for the records of the group at the beginning of p,
 // which stands at the given position, and returns its size with padding.
 func decodeStateGroup(p []byte, position int64, specs *specTable, fn func(extentState)) (int, error) {
 	if len(p) < stateHeader || [4]byte(p) != stateMagic {
-		return 0, errors.New("not a group of the state log")
+		return 0, errNoGroup
 	}
 	n := int64(binary.LittleEndian.Uint32(p[16:]))
 	if n < stateHeader || n > int64(len(p)) {
-		return 0, fmt.Errorf("group of %d bytes in a state log that ends after %d", n, len(p))
+		return 0, fmt.Errorf("%w: %d bytes in a state log that ends after %d", errNoGroup, n, len(p))
 	}
 	if got, want := stateSum(p[:n]), binary.LittleEndian.Uint32(p[20:]); got != want {
-		return 0, fmt.Errorf("group of the state log: checksum %08x, want %08x", got, want)
+		return 0, fmt.Errorf("%w: checksum %08x, want %08x", errNoGroup, got, want)
 	}
 	if v := binary.LittleEndian.Uint16(p[4:]); v != stateVersion {
 		return 0, fmt.Errorf("state log of version %d, this program reads up to %d", v, stateVersion)
 	}
 	if got := int64(binary.LittleEndian.Uint64(p[8:])); got != position {
-		return 0, fmt.Errorf("group of the state log belongs to position %d, not %d", got, position)
+		return 0, fmt.Errorf("%w: it belongs to position %d, not %d", errNoGroup, got, position)
 	}
 	for r := p[stateHeader:n]; len(r) > 0; {
 		if len(r) < stateRecordMin {
@@ -210,6 +214,7 @@ type stateLog struct {
 	d    disk.Disk
 	f    disk.File
 	size int64
+	cut  bool // it ended in a write that was cut short, or in damage
 }
 
 // openStateLog reads the log and calls fn for each record in order.
@@ -237,9 +242,13 @@ func (l *stateLog) read(specs *specTable, fn func(extentState)) error {
 	for int64(len(p)) > l.size {
 		n, err := decodeStateGroup(p[l.size:], l.size, specs, fn)
 		if err != nil {
+			if !errors.Is(err, errNoGroup) {
+				return fmt.Errorf("state log at %d: %w", l.size, err)
+			}
 			if at, ok := nextStateGroup(p, l.size); ok {
 				return fmt.Errorf("state log is damaged at %d (%w), with a good group at %d", l.size, err, at)
 			}
+			l.cut = true
 			break
 		}
 		l.size += int64(n)
