@@ -24,6 +24,7 @@ type fileSystem struct {
 	opts    Options
 	service file.Service
 	clock   stamp.Clock
+	begun   int64 // time of the account's root, for which no row stands
 	log     *slog.Logger
 	metrics *metrics
 	ctx     context.Context // ends when the mount is given up
@@ -45,7 +46,6 @@ type fileSystem struct {
 	mu      sync.Mutex // guards the fields below
 	handles map[uint64]*handle
 	nextFh  uint64
-	root    file.Attr // of the account's root, which no row stands for
 }
 
 // A handle is an open file or directory.
@@ -250,8 +250,8 @@ func (fs *fileSystem) attr(n *node) (file.Attr, error) {
 	if err != nil {
 		return a, err
 	}
-	if a.ID != n.fid { // a directory that has got, or lost, its marker
-		a.ID = n.fid
+	if n == fs.tree.root {
+		a.Atime, a.Mtime, a.Ctime = fs.begun, fs.begun, fs.begun
 	}
 	return fs.freshen(n, a, tick)
 }
@@ -380,7 +380,6 @@ func (fs *fileSystem) setAttr(n *node, in *gofuse.SetAttrIn) (file.Attr, error) 
 		return a, err
 	}
 	n.changed.Store(fs.tick.Add(1))
-	a.ID = n.fid
 	if c != nil {
 		a = c.refresh(a, max(tick, n.changed.Load()))
 		fs.notice(n, c, &a)

@@ -129,6 +129,7 @@ func newFileSystem(opts Options) *fileSystem {
 		opts:          opts,
 		service:       opts.Service,
 		clock:         opts.Clock,
+		begun:         opts.Clock.Now().UnixNano(),
 		log:           opts.Log,
 		tree:          newTree(),
 		budget:        newBudget(opts.Memory),

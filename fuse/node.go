@@ -79,6 +79,11 @@ func (t *tree) enter(dir *node, name string, a *file.Attr) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byID[a.ID]
+	if have := dir.children[name]; a.Type == file.Directory && have != nil && have.typ == file.Directory {
+		// A directory is known by its place: one that gets a marker gets another
+		// id, and is still the directory of its entries.
+		n = have
+	}
 	if n != nil && n.typ != a.Type { // REST made another kind of file of it
 		t.detach(n)
 		delete(t.byID, n.fid)
@@ -93,13 +98,6 @@ func (t *tree) enter(dir *node, name string, a *file.Attr) *node {
 	t.place(n, dir, name)
 	n.lookups++
 	return n
-}
-
-// known finds a node by its file.
-func (t *tree) known(id file.FileID) *node {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.byID[id]
 }
 
 // place moves n to a name; whatever was known there has no name any more.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -345,9 +344,4 @@ func column(r rows, ref Ref, f found) (*schema.Posix, error) {
 		return nil, nil
 	}
 	return containerColumn(r)
-}
-
-// isUnder reports whether name lies in the directory dir of a container.
-func isUnder(name, dir string) bool {
-	return dir == "" || strings.HasPrefix(name, dir+"/")
 }
