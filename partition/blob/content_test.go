@@ -36,7 +36,7 @@ func TestStuckReadersBindLittleMemory(t *testing.T) {
 	w := newWorld(t, nil)
 	w.box("box")
 	ref := Ref{"acct", "box", "large"}
-	want := bytes.Repeat([]byte("0123456789abcde\n"), 5<<16)
+	want := bytes.Repeat([]byte("0123456789abcde\n"), 4<<16)
 	if _, err := put(bg, w.s, PutBlobRequest{Ref: ref}, want); err != nil {
 		t.Fatal(err)
 	}
