@@ -149,6 +149,9 @@ func (p *Process) Start() (time.Duration, error) {
 	return time.Since(began), err
 }
 
+// launched stands before each start in what processes have printed.
+const launched = "--- "
+
 // Launch runs the process and does not wait.
 func (p *Process) Launch() error {
 	args := append([]string{"dev", "--location", p.opts.Location}, p.ports...)
@@ -160,7 +163,7 @@ func (p *Process) Launch() error {
 	cmd.Stdout, cmd.Stderr = &p.out, &p.out
 	// It must not outlive a test process that is killed itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	fmt.Fprintf(&p.out, "--- %s %s\n", p.opts.Binary, strings.Join(cmd.Args[1:], " "))
+	fmt.Fprintf(&p.out, launched+"%s %s\n", p.opts.Binary, strings.Join(cmd.Args[1:], " "))
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -188,12 +191,12 @@ func (p *Process) waitServing(began time.Time) error {
 		select {
 		case <-p.exited:
 			p.cmd = nil
-			return fmt.Errorf("stamp ended while starting: %v\n%s", p.exitErr, p.out.String())
+			return fmt.Errorf("stamp ended while starting: %v\n%s", p.exitErr, p.Output())
 		case <-time.After(2 * time.Millisecond):
 		}
 		if time.Since(began) > p.opts.Wait {
 			p.Kill()
-			return fmt.Errorf("stamp does not serve after %v (last answer: %d %v)\n%s", p.opts.Wait, status, err, p.out.String())
+			return fmt.Errorf("stamp does not serve after %v (last answer: %d %v)\n%s", p.opts.Wait, status, err, p.Output())
 		}
 	}
 }
@@ -249,7 +252,7 @@ func (p *Process) Stop() error {
 		p.cmd.Process.Signal(syscall.SIGQUIT) // goroutine dump into the output
 		time.Sleep(time.Second)
 		p.Kill()
-		return fmt.Errorf("stamp did not stop within 10 s of SIGTERM\n%s", p.out.String())
+		return fmt.Errorf("stamp did not stop within 10 s of SIGTERM\n%s", p.Output())
 	}
 }
 
@@ -288,8 +291,11 @@ func (p *Process) Client() blobclient.Options {
 	return blobclient.Options{Endpoint: p.Endpoint(), Account: string(appliance.DevAccount), Key: appliance.DevKey}
 }
 
-// Output is the end of what the process has printed.
-func (p *Process) Output() string { return p.out.String() }
+// Output is the end of what the process has printed since its last start.
+func (p *Process) Output() string {
+	s := p.out.String()
+	return s[max(strings.LastIndex(s, launched), 0):]
+}
 
 // Stamp runs another stamp command and returns what it prints.
 func (p *Process) Stamp(ctx context.Context, args ...string) (string, error) {
