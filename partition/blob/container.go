@@ -327,7 +327,7 @@ func (s *Service) SetContainerMetadata(ctx context.Context, account stamp.Accoun
 			return nil, err
 		}
 		version, now, err := s.versions.next()
-		row.Version, row.Modified, row.Metadata = version, now.UnixNano(), metadata
+		row.Version, row.Modified, row.Metadata = version, max(now.UnixNano(), row.Modified), metadata
 		return row, err
 	})
 	if err != nil {

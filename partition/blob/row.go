@@ -247,10 +247,11 @@ func hasExtents(l segment.List) bool {
 	return false
 }
 
-// touch gives a row a new version and Last-Modified.
+// touch gives a row a new version and Last-Modified, which stays as it is while
+// the clock is behind it: who asks with If-Modified-Since must not miss a change.
 func (s *Service) touch(row *Row) error {
 	version, now, err := s.versions.next()
-	row.Version, row.Modified = version, now.UnixNano()
+	row.Version, row.Modified = version, max(now.UnixNano(), row.Modified)
 	return err
 }
 
@@ -268,6 +269,7 @@ func (r *Row) inherit(old *Row) {
 		return
 	}
 	r.FileId = old.FileId
+	r.Modified = max(r.Modified, old.Modified)
 	if r.Posix == nil && old.Posix != nil && (old.Posix.HasMode || old.Posix.HasOwner) {
 		p := old.Posix
 		r.Posix = &schema.Posix{Mode: p.Mode & 0o7777, HasMode: p.HasMode, Uid: p.Uid, Gid: p.Gid, HasOwner: p.HasOwner}

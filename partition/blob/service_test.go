@@ -92,7 +92,7 @@ func TestVersionsRiseWhenTheClockFalls(t *testing.T) {
 	w := newWorld(t, nil)
 	w.box("box")
 	ref := Ref{"acct", "box", "a"}
-	last := ETag(0)
+	last, modified := ETag(0), time.Time{}
 	for i := range 5 {
 		wr, err := put(bg, w.s, PutBlobRequest{Ref: ref}, []byte("x"))
 		if err != nil {
@@ -101,7 +101,20 @@ func TestVersionsRiseWhenTheClockFalls(t *testing.T) {
 		if wr.ETag <= last {
 			t.Fatalf("round %d: ETag %v after %v", i, wr.ETag, last)
 		}
-		last = wr.ETag
+		meta, err := w.s.SetMetadata(bg, ref, nil, Conditions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		box, err := w.s.SetContainerMetadata(bg, "acct", "box", nil, Conditions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []time.Time{wr.LastModified, meta.LastModified, box.LastModified} {
+			if at.Before(modified) {
+				t.Fatalf("round %d: Last-Modified %v after %v", i, at, modified)
+			}
+		}
+		last, modified = meta.ETag, wr.LastModified
 		w.clock.Advance(-time.Hour)
 		w.reopen()
 	}
