@@ -332,6 +332,22 @@ func (c *content) relieve() (bool, error) {
 	return c.airborne > 0 || c.frozen != nil, nil
 }
 
+// discard drops what could not be committed when the last writer has gone:
+// close(2) has told of it, so it must not appear later through a reader's
+// handle.
+func (c *content) discard() {
+	c.committing.Lock()
+	defer c.committing.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.airborne > 0 {
+		c.cond.Wait()
+	}
+	c.active.drop()
+	c.set, c.setSince, c.err = file.Set{}, time.Time{}, nil
+	c.touch()
+}
+
 // close gives all memory back and reports whether changes were lost with it.
 func (c *content) close() (lost bool) {
 	c.mu.Lock()

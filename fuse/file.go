@@ -208,16 +208,14 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) {
 		c.writers--
 	}
 	if c.opens > 0 {
+		if status != gofuse.OK && c.writers == 0 {
+			c.discard()
+			fs.dropPages(n)
+		}
 		return
 	}
 	if lost := c.close(); lost {
-		n.kernelHas.Store(0)
-		n.changed.Store(fs.tick.Add(1))
-		fs.flying.Add(1)
-		go func() { // the kernel's pages show what is lost
-			defer fs.flying.Done()
-			fs.server.InodeNotify(n.id, 0, 0)
-		}()
+		fs.dropPages(n)
 	}
 	fs.tree.setContent(n, nil)
 	if ref := fs.tree.ref(n); ref.Session != 0 {
@@ -225,6 +223,17 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) {
 			fs.log.Warn("unlinked file not dropped, its session's end will", "file", n.fid, "err", err)
 		}
 	}
+}
+
+// dropPages makes the kernel forget pages that show what is lost.
+func (fs *fileSystem) dropPages(n *node) {
+	n.kernelHas.Store(0)
+	n.changed.Store(fs.tick.Add(1))
+	fs.flying.Add(1)
+	go func() { // not from within a request: the kernel may hold a page that it waits for
+		defer fs.flying.Done()
+		fs.server.InodeNotify(n.id, 0, 0)
+	}()
 }
 
 // Modes of fallocate(2).
