@@ -92,7 +92,7 @@ func BenchmarkAppend1M(b *testing.B) {
 func benchRead(b *testing.B, readers, size int, flush bool) {
 	n := openDir(b, benchDir(b), node.Options{ScrubEvery: -1})
 	defer n.Shutdown()
-	const total = 32 << 20
+	const total = 16 << 20 // below what makes the flusher work
 	create(b, n, 1)
 	for i := range total / size {
 		if _, err := n.Append(context.Background(), 1, []extentstore.Block{extentstore.NewBlock(streamtest.Pattern(uint64(i), size))}); err != nil {

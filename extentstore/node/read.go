@@ -36,7 +36,8 @@ func (n *Node) read(ctx context.Context, op string, id extentstore.ExtentID, off
 	if x == nil {
 		return 0, notFound(op, id)
 	}
-	v, err := n.view(op, x)
+	// Units that the read touches begin and end at most one unit away.
+	v, err := n.view(op, x, offset-extentstore.ChecksumUnit, offset+int64(len(p))+extentstore.ChecksumUnit)
 	if err != nil {
 		return 0, err
 	}
@@ -185,8 +186,8 @@ type piece struct {
 	c          *chunk
 }
 
-// view makes a view; release it after use.
-func (n *Node) view(op string, x *extent) (*view, error) {
+// view makes a view for reads in [from, to); release it after use.
+func (n *Node) view(op string, x *extent, from, to int64) (*view, error) {
 	v := &view{x: x}
 	x.mu.Lock()
 	if x.flags&flagDeleted != 0 || x.flags&flagCreated == 0 {
@@ -207,7 +208,7 @@ func (n *Node) view(op string, x *extent) (*view, error) {
 	v.index = l.index
 	v.pieces = v.room[:0]
 	for _, c := range l.chunks {
-		if c.start < v.length {
+		if c.start < min(v.length, to) && c.end > from {
 			c.refs.Add(1)
 			v.pieces = append(v.pieces, piece{c.start, min(c.end, v.length), c})
 		}

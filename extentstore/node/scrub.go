@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"stamp"
@@ -55,7 +56,7 @@ func (n *Node) verify(ctx context.Context, id extentstore.ExtentID, pace func(in
 // freshView is a view whose index comes from the disk as far as it is there,
 // not from a cache.
 func (n *Node) freshView(op string, x *extent) (*view, error) {
-	v, err := n.view(op, x)
+	v, err := n.view(op, x, 0, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
