@@ -46,8 +46,9 @@ func (m *Manager) collectOnce() bool {
 	if err != nil || len(condemn)+len(forget) == 0 {
 		return false
 	}
+	found := len(condemn) + len(forget)
 	if len(condemn) > 0 {
-		if err := m.proposeCollect(condemn, nil); err != nil {
+		if condemn, err = m.proposeCollect(condemn, nil); err != nil {
 			return false
 		}
 	}
@@ -55,14 +56,19 @@ func (m *Manager) collectOnce() bool {
 	for _, id := range all {
 		m.deleteReplicas(id)
 	}
-	if m.ctx.Err() != nil || m.proposeCollect(nil, all) != nil {
+	if m.ctx.Err() != nil {
+		return false
+	}
+	if _, err := m.proposeCollect(nil, all); err != nil {
 		return false
 	}
 	m.metrics.collected.Add(float64(len(all)))
-	return len(condemn)+len(forget) == garbagePerPass
+	return found == garbagePerPass
 }
 
-func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) error {
+// proposeCollect returns what it has condemned: not what was linked again since
+// it was found to be garbage.
+func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) (condemned []extentstore.ExtentID, err error) {
 	c := &command.Collect{}
 	for _, id := range condemn {
 		c.Condemn = append(c.Condemn, uint64(id))
@@ -70,11 +76,14 @@ func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) error {
 	for _, id := range forget {
 		c.Forget = append(c.Forget, uint64(id))
 	}
-	_, err := m.propose(m.ctx, &command.Command{What: &command.Command_Collect{Collect: c}})
+	out, err := m.propose(m.ctx, &command.Command{What: &command.Command_Collect{Collect: c}})
 	if err != nil && m.ctx.Err() == nil {
 		m.opts.Log.Warn("garbage not collected", "err", err)
 	}
-	return err
+	for i := range out.Extents {
+		condemned = append(condemned, out.Extents[i].ID)
+	}
+	return condemned, err
 }
 
 // deleteReplicas deletes an extent wherever it is.
