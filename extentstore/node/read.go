@@ -68,7 +68,7 @@ func (n *Node) readUnits(ctx context.Context, op string, v *view, offset int64, 
 	lo, hi := sectorDown(from), sectorUp(to)
 	b := disk.GetBuffer(int(hi - lo))
 	if err := n.fill(ctx, op, v, lo, from, to, b.B[:hi-lo]); err != nil {
-		if !errors.Is(err, errLost) {
+		if lost := (lostRead{}); !errors.As(err, &lost) {
 			b.Put()
 		}
 		return 0, err
@@ -132,12 +132,16 @@ func (n *Node) readDisk(ctx context.Context, op string, x *extent, at int64, b [
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return stamp.Errorf(stamp.Timeout, op, "extent %v: %w at %d: %w", x.id, errLost, at, ctx.Err())
+		return stamp.Errorf(stamp.Timeout, op, "extent %v at %d: %w", x.id, at, lostRead{ctx.Err()})
 	}
 }
 
-// errLost marks the error of a read that still goes on.
-var errLost = errors.New("the disk is still reading")
+// lostRead is the cause of an error while the read still goes on: its buffer
+// belongs to the disk and must not be used again.
+type lostRead struct{ cause error }
+
+func (l lostRead) Error() string { return "the disk is still reading: " + l.cause.Error() }
+func (l lostRead) Unwrap() error { return l.cause }
 
 func (n *Node) readFile(op string, x *extent, at int64, b []byte) error {
 	defer n.reads.leave(time.Now())
@@ -206,6 +210,8 @@ func (n *Node) view(op string, x *extent, from, to int64) (*view, error) {
 		return v, nil
 	}
 	v.index = l.index
+	// A seal cuts the index at once, but durable only when it is durable.
+	v.length = min(v.length, v.index.End())
 	v.pieces = v.room[:0]
 	for _, c := range l.chunks {
 		if c.start < min(v.length, to) && c.end > from {
