@@ -1,5 +1,7 @@
 package node
 
+import "errors"
+
 // FlushAll flushes everything, for tests.
 func (n *Node) FlushAll() error {
 	_, err := n.round(true)
@@ -8,3 +10,6 @@ func (n *Node) FlushAll() error {
 
 // RoundFailed is what the flusher does with an error.
 func (n *Node) RoundFailed(err error) { n.roundFailed(err) }
+
+// IsLost reports whether a failed read keeps its buffer from being used again.
+func IsLost(err error) bool { return errors.As(err, new(lostRead)) }

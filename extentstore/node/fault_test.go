@@ -523,17 +523,24 @@ func TestReadDeadline(t *testing.T) {
 		return nil
 	})
 	var wg sync.WaitGroup
+	var lost atomic.Int64
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	for range 100 {
 		wg.Go(func() {
 			_, err := n.Read(ctx, 1, 0, make([]byte, 10))
+			if node.IsLost(err) {
+				lost.Add(1)
+			}
 			if k := stamp.KindOf(err); k != stamp.Busy && k != stamp.Timeout {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
 	wg.Wait() // nobody waits for the disk longer than it wants
+	if k := lost.Load(); k == 0 || k > 64 {
+		t.Errorf("%d reads keep their buffers to themselves, at most 64 are at the disk", k)
+	}
 	close(release)
 	wantBytes(t, n, 1, 0, make([]byte, 10))
 }
