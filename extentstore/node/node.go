@@ -273,9 +273,9 @@ func (n *Node) fail(err error) {
 		return
 	}
 	n.failErr = err
+	close(n.down) // under the lock: who finds failErr set must find this done too
 	n.failMu.Unlock()
 	n.opts.Log.Error("disk has left service, its extents must be replicated elsewhere", "node", n.opts.ID, "disk", n.disk.String(), "error", err)
-	close(n.down)
 	n.journal.fail(err)
 }
 
