@@ -231,6 +231,7 @@ type flushing struct {
 	unsynced   bool
 	wrote      bool
 	indexBytes int64
+	changed    *commit // last change of state that is on the journal
 }
 
 // tailSeg is the oldest segment that may have bytes of the partial sector which
@@ -256,10 +257,15 @@ func (n *Node) beginFlush(x *extent) (*flushing, bool) {
 	}
 	f := &flushing{x: x, l: l, to: l.queued, firstSeg: l.firstSeg}
 	l.firstSeg = none // entries from now on set it again
-	last, changed := l.last, x.changed
-	x.mu.Unlock()
-	ok := n.durable(last) && n.durable(changed)
-	x.mu.Lock()
+	last, ok := l.last, true
+	// A seal that comes while this waits is waited for as well: making the
+	// extent final cuts its file, which must not be ahead of the journal.
+	for waited := false; ok && !(waited && x.changed == f.changed); waited = true {
+		f.changed = x.changed
+		x.mu.Unlock()
+		ok = n.durable(last) && n.durable(f.changed)
+		x.mu.Lock()
+	}
 	if !ok || x.has(flagDeleted) {
 		if f.firstSeg != none {
 			l.firstSeg = f.firstSeg
