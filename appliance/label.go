@@ -25,7 +25,7 @@ import (
 //	created  string  RFC 3339, UTC
 //	ready    bool    every disk below has been formatted: one that is found
 //	                 empty later is missing, and is not formatted again
-//	disks    array   {"node": NodeID, "dir": path}, the primary order of the
+//	disks    array   {"node": DiskID, "dir": path}, the primary order of the
 //	                 ExtentNodes; dir is relative to the location or absolute
 //	crc32c   string  8 hexadecimal digits: CRC-32C (Castagnoli) of this label
 //	                 as compact JSON, fields in this order, with crc32c ""
@@ -53,7 +53,7 @@ type label struct {
 }
 
 type labelDisk struct {
-	Node extentstore.NodeID `json:"node"`
+	Node extentstore.DiskID `json:"node"`
 	Dir  string             `json:"dir"`
 }
 

@@ -261,7 +261,7 @@ func diskDirs(location string, disks []string) ([]labelDisk, error) {
 		if rel, err := filepath.Rel(location, abs); err == nil && filepath.IsLocal(rel) {
 			stored = rel
 		}
-		out = append(out, labelDisk{Node: extentstore.NodeID("dev-" + strconv.Itoa(i+1)), Dir: stored})
+		out = append(out, labelDisk{Node: extentstore.DiskID("dev-" + strconv.Itoa(i+1)), Dir: stored})
 	}
 	return out, nil
 }

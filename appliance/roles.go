@@ -35,12 +35,12 @@ type roles struct {
 
 // nodes finds the ExtentNodes of this process; nil stands for one whose disk
 // could not be opened.
-type nodes map[extentstore.NodeID]extentstore.ExtentNode
+type nodes map[extentstore.DiskID]extentstore.ExtentNode
 
 var _ extentstore.Nodes = nodes(nil)
 
 // Node implements extentstore.Nodes.
-func (n nodes) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+func (n nodes) Node(id extentstore.DiskID) (extentstore.ExtentNode, error) {
 	en, ok := n[id]
 	switch {
 	case !ok:
@@ -56,7 +56,7 @@ func replicas(n int) int { return min(n, extentstore.MaxReplicas) }
 
 func (d *Dev) openStreamLayer(ctx context.Context) error {
 	d.nodes = nodes{}
-	var ids []extentstore.NodeID
+	var ids []extentstore.DiskID
 	for _, ld := range d.loc.label.Disks {
 		if err := d.openNode(ctx, ld); err != nil && !d.goOnWithout(ld, err) {
 			return err
@@ -68,7 +68,7 @@ func (d *Dev) openStreamLayer(ctx context.Context) error {
 	}
 	m, err := manager.Open(ctx, manager.Options{
 		Dir: filepath.Join(d.loc.dir, "manager"), Stamp: d.loc.label.Stamp,
-		Nodes: d.nodes, NodeIDs: ids, Replicas: replicas(len(ids)), ExtentTarget: d.sizes.extentTarget,
+		Nodes: d.nodes, DiskIDs: ids, Replicas: replicas(len(ids)), ExtentTarget: d.sizes.extentTarget,
 		Log: d.log, Metrics: d.registry,
 	})
 	if err != nil {

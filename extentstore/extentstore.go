@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strconv"
+	"strings"
 	"time"
 
 	"stamp"
@@ -56,7 +57,18 @@ func ParseExtentID(s string) (ExtentID, error) {
 	return ExtentID(v), nil
 }
 
-// NodeID names an ExtentNode within its stamp, for example "dev-1".
+// DiskID names one data disk of an ExtentNode, the place of a replica: the
+// node's name, a slash and the disk's, as in "en1/d2". A node with a single
+// disk may leave the second part out, as in "dev-1".
+type DiskID string
+
+// Node is the ExtentNode that the disk belongs to.
+func (d DiskID) Node() NodeID {
+	node, _, _ := strings.Cut(string(d), "/")
+	return NodeID(node)
+}
+
+// NodeID names an ExtentNode: one process that owns the data disks of a server.
 type NodeID string
 
 // StampID tells the disks of one stamp from those of another: a random UUID
@@ -93,7 +105,7 @@ func NewBlock(p []byte) Block {
 // ExtentSpec is what an ExtentNode is told when a replica is created.
 type ExtentSpec struct {
 	ID       ExtentID
-	Replicas []NodeID // the first is the primary; one to MaxReplicas
+	Replicas []DiskID // the first is the primary; one to MaxReplicas
 	Kind     StreamKind
 	Target   int64 // expected size in bytes, a hint for preallocation
 }
@@ -117,8 +129,9 @@ type DiskState struct {
 	Failed   string // why the disk left service; empty while it serves
 }
 
-// An ExtentNode (EN) holds replicas of extents on one disk. It knows extents
-// and blocks; it has never heard of streams.
+// An ExtentNode (EN) holds replicas of extents. It knows extents and blocks; it
+// has never heard of streams. A value of this interface stands for one data
+// disk of the EN: a replica's place is a disk, and disks fail one by one.
 //
 // Methods are safe for concurrent use. Slices belong to the caller again when
 // the method returns. Errors are of kinds NotFound (no such extent here),
@@ -219,8 +232,11 @@ type ExtentInfo struct {
 	ID       ExtentID
 	Sealed   bool
 	Length   int64 // valid once sealed
-	Replicas []NodeID
+	Replicas []DiskID
 	Refs     int // entries of streams that point to it
+	// Coded is set once the extent is erasure coded. Replicas are then those
+	// that are not dropped yet, or none.
+	Coded *Fragments
 }
 
 // StreamInfo describes a stream. Names look like paths: "/blob/0/000012.sst".
@@ -288,7 +304,7 @@ type StreamManager interface {
 	// Allocate adds an extent to the end of a stream, whose last one must be
 	// sealed, places its replicas and creates them on their ExtentNodes.
 	// Nodes in avoid are used only if there is no other way.
-	Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []NodeID) (ExtentInfo, error)
+	Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []DiskID) (ExtentInfo, error)
 
 	// Seal seals an extent. at is the length that its sole appender has had
 	// acknowledged, or -1 for the smallest length that the replicas answer.
@@ -320,11 +336,11 @@ type Space struct {
 	// Full says that new user data cannot be placed: too few disks have
 	// space above their reserve. Deletes and the stamp's own streams go on.
 	Full  bool
-	Disks map[NodeID]DiskState
+	Disks map[DiskID]DiskState
 }
 
-// Nodes finds an ExtentNode by name: in process a map, on a rack connections.
-// NotFound if the stamp has no such node.
+// Nodes finds a disk of an ExtentNode by name: in process a map, on a rack
+// connections. NotFound if the stamp has no such disk.
 type Nodes interface {
-	Node(id NodeID) (ExtentNode, error)
+	Node(id DiskID) (ExtentNode, error)
 }

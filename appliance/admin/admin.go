@@ -52,7 +52,7 @@ type Space struct {
 	Capacity int64                         `json:"capacity"`
 	Free     int64                         `json:"free"`
 	Full     bool                          `json:"full"`
-	Disks    map[extentstore.NodeID]string `json:"disks"` // "" or why it does not serve
+	Disks    map[extentstore.DiskID]string `json:"disks"` // "" or why it does not serve
 }
 
 // Account is a storage account. Keys are in base64, as clients take them.
@@ -80,14 +80,14 @@ type Extent struct {
 	ID       string               `json:"id"`
 	Sealed   bool                 `json:"sealed"`
 	Length   int64                `json:"length"` // 0 until sealed
-	Replicas []extentstore.NodeID `json:"replicas"`
+	Replicas []extentstore.DiskID `json:"replicas"`
 	Refs     int                  `json:"refs"`
 }
 
 // Replica is the outcome of a verification on one ExtentNode.
 type Replica struct {
 	Extent string             `json:"extent"`
-	Node   extentstore.NodeID `json:"node"`
+	Node   extentstore.DiskID `json:"node"`
 	Length int64              `json:"length"`
 	Sealed bool               `json:"sealed"`
 	Error  *Error             `json:"error,omitempty"`

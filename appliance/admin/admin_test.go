@@ -21,7 +21,7 @@ import (
 type one struct{ extentstore.StreamManager }
 
 func (one) Space(context.Context) (extentstore.Space, error) {
-	return extentstore.Space{Capacity: 10, Free: 4, Disks: map[extentstore.NodeID]extentstore.DiskState{"dev-1": {Failed: "burnt"}}}, nil
+	return extentstore.Space{Capacity: 10, Free: 4, Disks: map[extentstore.DiskID]extentstore.DiskState{"dev-1": {Failed: "burnt"}}}, nil
 }
 
 func (one) List(_ context.Context, prefix, after string, limit int) (out []extentstore.StreamInfo, err error) {
@@ -48,11 +48,11 @@ func (one) Extents(_ context.Context, after extentstore.ExtentID, limit int) (ou
 }
 
 func (one) Extent(_ context.Context, id extentstore.ExtentID) (extentstore.ExtentInfo, error) {
-	return extentstore.ExtentInfo{ID: id, Sealed: true, Length: 5, Replicas: []extentstore.NodeID{"dev-1", "dev-2", "dev-3", "dev-4"}}, nil
+	return extentstore.ExtentInfo{ID: id, Sealed: true, Length: 5, Replicas: []extentstore.DiskID{"dev-1", "dev-2", "dev-3", "dev-4"}}, nil
 }
 
 // Node gives nodes of which each has its own trouble.
-func (one) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+func (one) Node(id extentstore.DiskID) (extentstore.ExtentNode, error) {
 	if id == "dev-4" {
 		return nil, stamp.Errorf(stamp.NotFound, "nodes", "no node %s", id)
 	}
@@ -61,7 +61,7 @@ func (one) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
 
 type node struct {
 	extentstore.ExtentNode
-	id extentstore.NodeID
+	id extentstore.DiskID
 }
 
 func (n node) Verify(_ context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {

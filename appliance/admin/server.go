@@ -93,7 +93,7 @@ func (s *server) status(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	st.Space = Space{Capacity: space.Capacity, Free: space.Free, Full: space.Full, Disks: map[extentstore.NodeID]string{}}
+	st.Space = Space{Capacity: space.Capacity, Free: space.Free, Full: space.Full, Disks: map[extentstore.DiskID]string{}}
 	for id, d := range space.Disks {
 		st.Space.Disks[id] = d.Failed
 	}
@@ -253,7 +253,7 @@ func (s *server) verify(r *http.Request) (any, error) {
 	return out, nil
 }
 
-func (s *server) verifyReplica(ctx context.Context, x extentstore.ExtentInfo, id extentstore.NodeID) (extentstore.ReplicaState, error) {
+func (s *server) verifyReplica(ctx context.Context, x extentstore.ExtentInfo, id extentstore.DiskID) (extentstore.ReplicaState, error) {
 	node, err := s.Nodes.Node(id)
 	if err != nil {
 		return extentstore.ReplicaState{}, err

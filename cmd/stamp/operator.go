@@ -214,7 +214,7 @@ func newExtentList(c *cli.Context) *list[admin.Extent] {
 	})
 }
 
-func nodes(ids []extentstore.NodeID) string {
+func nodes(ids []extentstore.DiskID) string {
 	var out []string
 	for _, id := range ids {
 		out = append(out, string(id))

@@ -66,12 +66,12 @@ type birth struct {
 	place *command.Place
 	wg    sync.WaitGroup
 	mu    sync.Mutex // guards the fields below
-	bad   []extentstore.NodeID
+	bad   []extentstore.DiskID
 	err   error
 }
 
 // bear chooses an id and nodes and begins to create the replicas.
-func (m *Manager) bear(ctx context.Context, kind extentstore.StreamKind, avoid []extentstore.NodeID) (*birth, error) {
+func (m *Manager) bear(ctx context.Context, kind extentstore.StreamKind, avoid []extentstore.DiskID) (*birth, error) {
 	id, err := m.nextID(ctx)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (m *Manager) byIndex(index uint32) *node {
 	return nil
 }
 
-func (b *birth) create(ctx context.Context, name extentstore.NodeID) {
+func (b *birth) create(ctx context.Context, name extentstore.DiskID) {
 	// A caller that gives up must not make a node look bad.
 	_, err := withNode(b.m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Create(ctx, b.spec)
@@ -116,7 +116,7 @@ func (b *birth) create(ctx context.Context, name extentstore.NodeID) {
 }
 
 // wait returns the nodes that have no replica.
-func (b *birth) wait() ([]extentstore.NodeID, error) {
+func (b *birth) wait() ([]extentstore.DiskID, error) {
 	b.wg.Wait()
 	return b.bad, b.err
 }
@@ -152,7 +152,7 @@ func (b *birth) abandon() {
 }
 
 // Allocate implements extentstore.StreamManager.
-func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, err error) {
+func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
 	defer m.metrics.observe("allocate", m.opts.Clock.Now(), &err)
 	// One attempt more than there are nodes finds any that work.
 	var cause error
@@ -168,7 +168,7 @@ func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, 
 		if err != nil {
 			return info, err
 		}
-		var bad []extentstore.NodeID
+		var bad []extentstore.DiskID
 		info, bad, cause, err = m.allocateOnce(ctx, name, epoch, kind, avoid)
 		if err != nil || len(bad) == 0 {
 			return info, err
@@ -189,7 +189,7 @@ func allocateKind(cause error) stamp.Kind {
 
 // allocateOnce allocates an extent and, if some node did not create its
 // replica, seals it again while it is empty and names that node.
-func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.NodeID) (info extentstore.ExtentInfo, bad []extentstore.NodeID, cause, err error) {
+func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, bad []extentstore.DiskID, cause, err error) {
 	b, err := m.bear(ctx, kind, avoid)
 	if err != nil {
 		return info, nil, nil, err

@@ -88,7 +88,7 @@ func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) (condem
 
 // deleteReplicas deletes an extent wherever it is.
 func (m *Manager) deleteReplicas(id extentstore.ExtentID) {
-	var nodes []extentstore.NodeID
+	var nodes []extentstore.DiskID
 	_ = m.machine.view(func(s *State) error { // a broken state has no nodes
 		e, _ := s.extents.Get(id)
 		nodes = s.nodesOf(e.replicas)
@@ -104,7 +104,7 @@ func (m *Manager) deleteReplicas(id extentstore.ExtentID) {
 	}
 }
 
-func (m *Manager) deleteReplica(id extentstore.ExtentID, name extentstore.NodeID) error {
+func (m *Manager) deleteReplica(id extentstore.ExtentID, name extentstore.DiskID) error {
 	_, err := withNode(m, m.ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Delete(ctx, id)
 	})

@@ -21,7 +21,7 @@ import (
 type Options struct {
 	Dir     string               // Required: log and snapshots.
 	Nodes   extentstore.Nodes    // Required: finds the ExtentNodes.
-	NodeIDs []extentstore.NodeID // Required: those that replicas may be placed on.
+	DiskIDs []extentstore.DiskID // Required: those that replicas may be placed on.
 
 	Stamp        extentstore.StampID // Required to be that of Dir; empty means whatever Dir says, on the first start a new one.
 	Replicas     int                 // of a new extent; 0 means three, or as many as there are nodes
@@ -40,14 +40,14 @@ type Options struct {
 
 func (o *Options) fill() error {
 	const op = "manager.Open"
-	if o.Dir == "" || o.Nodes == nil || len(o.NodeIDs) == 0 {
-		return stamp.Errorf(stamp.Invalid, op, "Dir, Nodes and NodeIDs are required")
+	if o.Dir == "" || o.Nodes == nil || len(o.DiskIDs) == 0 {
+		return stamp.Errorf(stamp.Invalid, op, "Dir, Nodes and DiskIDs are required")
 	}
 	if o.Replicas == 0 {
-		o.Replicas = min(extentstore.MaxReplicas, len(o.NodeIDs))
+		o.Replicas = min(extentstore.MaxReplicas, len(o.DiskIDs))
 	}
-	if o.Replicas < 1 || o.Replicas > min(extentstore.MaxReplicas, len(o.NodeIDs)) {
-		return stamp.Errorf(stamp.Invalid, op, "%d replicas on %d nodes", o.Replicas, len(o.NodeIDs))
+	if o.Replicas < 1 || o.Replicas > min(extentstore.MaxReplicas, len(o.DiskIDs)) {
+		return stamp.Errorf(stamp.Invalid, op, "%d replicas on %d nodes", o.Replicas, len(o.DiskIDs))
 	}
 	o.ExtentTarget = orDefault(o.ExtentTarget, extentstore.DefaultExtent)
 	o.Grace = orDefault(o.Grace, time.Minute)
@@ -76,7 +76,7 @@ type Manager struct {
 	stampID extentstore.StampID
 	machine *machine
 	log     *consensus.Log
-	nodes   map[extentstore.NodeID]*node
+	nodes   map[extentstore.DiskID]*node
 	order   []*node // by index in the state
 	metrics *metrics
 
@@ -103,7 +103,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}, nodes: map[extentstore.NodeID]*node{}, pollWake: make(chan struct{}, 1)}
+	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}, nodes: map[extentstore.DiskID]*node{}, pollWake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.log, err = consensus.Open(consensus.Options{
 		Dir: filepath.Join(opts.Dir, logFolder), ID: "manager-1", Machine: m.machine,
@@ -149,7 +149,7 @@ func (m *Manager) introduce(ctx context.Context, lab label) error {
 		if s.stamp != "" && s.stamp != lab.Stamp {
 			return stamp.Errorf(stamp.Corrupt, "manager.Open", "%s: the label says stamp %s, the log %s", m.opts.Dir, lab.Stamp, s.stamp)
 		}
-		for _, id := range m.opts.NodeIDs {
+		for _, id := range m.opts.DiskIDs {
 			if _, known := s.nodeIndex(id); !known {
 				init.Nodes = append(init.Nodes, string(id))
 			}
@@ -174,7 +174,7 @@ func (m *Manager) introduce(ctx context.Context, lab label) error {
 		}
 	}
 	return m.machine.view(func(s *State) error {
-		for _, id := range m.opts.NodeIDs {
+		for _, id := range m.opts.DiskIDs {
 			index, _ := s.nodeIndex(id)
 			n := &node{id: id, index: index}
 			m.nodes[id] = n

@@ -168,7 +168,7 @@ func TestAllocateRefuses(t *testing.T) {
 	wantKind(t, err, stamp.Invalid)
 	_, err = l.Manager.Seal(limit(t), e.ID, 0)
 	ok(t, err)
-	next, err := l.Manager.Allocate(limit(t), "/a/x", epoch, []extentstore.NodeID{"node-1"})
+	next, err := l.Manager.Allocate(limit(t), "/a/x", epoch, []extentstore.DiskID{"node-1"})
 	ok(t, err)
 	if len(next.Replicas) != 2 {
 		t.Errorf("avoiding one node of three: got replicas %v, want two", next.Replicas)
@@ -198,7 +198,7 @@ func TestIDsAreNeverReused(t *testing.T) {
 
 func openIn(t *testing.T, dir string, id extentstore.StampID) error {
 	t.Helper()
-	m, err := manager.Open(limit(t), manager.Options{Dir: dir, Stamp: id, Nodes: noNodes{}, NodeIDs: []extentstore.NodeID{"dev-1"}})
+	m, err := manager.Open(limit(t), manager.Options{Dir: dir, Stamp: id, Nodes: noNodes{}, DiskIDs: []extentstore.DiskID{"dev-1"}})
 	if err == nil {
 		ok(t, m.Close())
 	}
@@ -207,7 +207,7 @@ func openIn(t *testing.T, dir string, id extentstore.StampID) error {
 
 type noNodes struct{}
 
-func (noNodes) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+func (noNodes) Node(id extentstore.DiskID) (extentstore.ExtentNode, error) {
 	return nil, stamp.Errorf(stamp.NotFound, "test", "no node %s", id)
 }
 

@@ -11,7 +11,7 @@ import (
 
 // node is what the driver knows of an ExtentNode. None of it is on the log.
 type node struct {
-	id    extentstore.NodeID
+	id    extentstore.DiskID
 	index uint16
 
 	comparing sync.Mutex // one comparison with the state at a time; before mu
@@ -191,7 +191,7 @@ func (m *Manager) pollAll(ctx context.Context, atStart bool) {
 
 // withNode makes one call of an ExtentNode, with the time that a node has for
 // an answer. A node that cannot be reached is suspect.
-func withNode[T any](m *Manager, ctx context.Context, id extentstore.NodeID, call func(context.Context, extentstore.ExtentNode) (T, error)) (T, error) {
+func withNode[T any](m *Manager, ctx context.Context, id extentstore.DiskID, call func(context.Context, extentstore.ExtentNode) (T, error)) (T, error) {
 	limited, cancel := context.WithTimeout(ctx, m.opts.NodeTimeout)
 	defer cancel()
 	var result T
@@ -211,7 +211,7 @@ func withNode[T any](m *Manager, ctx context.Context, id extentstore.NodeID, cal
 }
 
 // candidates describes the nodes for placing an extent of a kind.
-func (m *Manager) candidates(kind extentstore.StreamKind, avoid []extentstore.NodeID) []candidate {
+func (m *Manager) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []candidate {
 	list := make([]candidate, 0, len(m.order))
 	for _, n := range m.order {
 		n.mu.Lock()
@@ -233,7 +233,7 @@ func (m *Manager) Space(ctx context.Context) (extentstore.Space, error) {
 	if err := m.log.Read(ctx); err != nil {
 		return extentstore.Space{}, err
 	}
-	space := extentstore.Space{Disks: make(map[extentstore.NodeID]extentstore.DiskState, len(m.order))}
+	space := extentstore.Space{Disks: make(map[extentstore.DiskID]extentstore.DiskState, len(m.order))}
 	withRoom := 0
 	for _, n := range m.order {
 		n.mu.Lock()

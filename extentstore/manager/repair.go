@@ -13,7 +13,7 @@ import (
 // forced to its length, too short, damaged or missing.
 type task struct {
 	extent  extentstore.ExtentID
-	node    extentstore.NodeID
+	node    extentstore.DiskID
 	damaged bool // a read found damage below the length
 }
 
@@ -165,7 +165,7 @@ func (m *Manager) perform(t task) (finished bool) {
 }
 
 // verifyReplica reads a whole replica, which may take long.
-func (m *Manager) verifyReplica(info extentstore.ExtentInfo, name extentstore.NodeID) error {
+func (m *Manager) verifyReplica(info extentstore.ExtentInfo, name extentstore.DiskID) error {
 	en, err := m.opts.Nodes.Node(name)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (m *Manager) verifyReplica(info extentstore.ExtentInfo, name extentstore.No
 
 // rebuild makes a replica anew from another one, which is read through once
 // before the old replica is dropped.
-func (m *Manager) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKind, to extentstore.NodeID) (finished bool) {
+func (m *Manager) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKind, to extentstore.DiskID) (finished bool) {
 	log := m.opts.Log.With("extent", info.ID, "node", to)
 	from, away, err := m.findSource(info, to)
 	switch {
@@ -205,7 +205,7 @@ type source struct{ node extentstore.ExtentNode }
 
 // findSource finds a good replica other than one; away says that one which
 // does not answer may be good.
-func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.NodeID) (from *source, away bool, err error) {
+func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.DiskID) (from *source, away bool, err error) {
 	if info.Length == 0 {
 		return &source{}, false, nil
 	}
@@ -238,7 +238,7 @@ func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.Node
 
 const copyPiece = 1 << 20
 
-func (m *Manager) copyReplica(info extentstore.ExtentInfo, kind extentstore.StreamKind, from *source, to extentstore.NodeID) error {
+func (m *Manager) copyReplica(info extentstore.ExtentInfo, kind extentstore.StreamKind, from *source, to extentstore.DiskID) error {
 	en, err := m.opts.Nodes.Node(to)
 	if err != nil {
 		return err
@@ -275,7 +275,7 @@ const repairTime = 10 * time.Minute
 // ReportDamage tells the StreamManager that a node has answered Corrupt for an
 // extent. A sealed one is read through and repaired from another replica; an
 // unsealed one is when it is sealed, or at the next report after that.
-func (m *Manager) ReportDamage(id extentstore.ExtentID, on extentstore.NodeID) {
+func (m *Manager) ReportDamage(id extentstore.ExtentID, on extentstore.DiskID) {
 	m.metrics.damage.Inc()
 	m.todo.add(task{extent: id, node: on, damaged: true})
 }

@@ -91,7 +91,7 @@ func (m *Manager) askLength(ctx context.Context, info extentstore.ExtentInfo) (i
 	return m.decideLength(info, got)
 }
 
-func (m *Manager) askReplica(ctx context.Context, name extentstore.NodeID, id extentstore.ExtentID) answer {
+func (m *Manager) askReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID) answer {
 	n := m.nodes[name]
 	if n == nil {
 		return answer{err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a node of this stamp any more", name)}
@@ -110,7 +110,7 @@ func (m *Manager) askReplica(ctx context.Context, name extentstore.NodeID, id ex
 	return answer{state: state, honest: err == nil && !state.Doubtful && !n.hasLost(id), err: err}
 }
 
-func notCompared(name extentstore.NodeID) error {
+func notCompared(name extentstore.DiskID) error {
 	return stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s has not been compared with the state since it was away", name)
 }
 
@@ -188,7 +188,7 @@ const forcePatience = 100 * time.Millisecond
 // maxParallel bounds the calls of ExtentNodes that one request makes at once.
 const maxParallel = 64
 
-func (m *Manager) forceReplica(ctx context.Context, info extentstore.ExtentInfo, name extentstore.NodeID) {
+func (m *Manager) forceReplica(ctx context.Context, info extentstore.ExtentInfo, name extentstore.DiskID) {
 	_, err := withNode(m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Seal(ctx, info.ID, info.Length)
 	})

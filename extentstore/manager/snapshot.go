@@ -268,7 +268,7 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 		s.stamp = extentstore.StampID(r.str())
 	case 'N':
 		for len(r.rest) > 0 {
-			s.nodes = append(s.nodes, extentstore.NodeID(r.str()))
+			s.nodes = append(s.nodes, extentstore.DiskID(r.str()))
 		}
 	case 'F':
 		epoch := stamp.Epoch(r.u64())

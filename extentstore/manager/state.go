@@ -16,7 +16,7 @@ import (
 type State struct {
 	stamp   extentstore.StampID
 	next    extentstore.ExtentID // ids below it are reserved or issued
-	nodes   []extentstore.NodeID
+	nodes   []extentstore.DiskID
 	streams *btree.Map[string, *stream]
 	epochs  *btree.Map[string, stamp.Epoch] // by folder
 	extents *btree.Map[extentstore.ExtentID, extent]
@@ -24,7 +24,7 @@ type State struct {
 
 	// Derived from the above.
 	garbage   *btree.Map[garbageKey, struct{}] // refs == 0, by age; condemned ones too
-	placed    map[replicas][]extentstore.NodeID
+	placed    map[replicas][]extentstore.DiskID
 	nUnsealed int
 }
 
@@ -64,7 +64,7 @@ func newState() *State {
 		extents: btree.NewMap[extentstore.ExtentID, extent](64),
 		foreign: btree.NewMap[extentstore.ExtentID, struct{}](64),
 		garbage: btree.NewMap[garbageKey, struct{}](64),
-		placed:  map[replicas][]extentstore.NodeID{},
+		placed:  map[replicas][]extentstore.DiskID{},
 	}
 }
 
@@ -85,14 +85,14 @@ func (s *State) inFolder(folder string, fn func(name string, st *stream)) {
 }
 
 // nodesOf names the nodes of replicas. The slice is shared: nobody changes it.
-func (s *State) nodesOf(r replicas) []extentstore.NodeID { return s.placed[r] }
+func (s *State) nodesOf(r replicas) []extentstore.DiskID { return s.placed[r] }
 
 // place remembers the names for a new combination of nodes.
 func (s *State) place(r replicas) {
 	if _, ok := s.placed[r]; ok {
 		return
 	}
-	var names []extentstore.NodeID
+	var names []extentstore.DiskID
 	for _, n := range r {
 		if n != 0 {
 			names = append(names, s.nodes[n-1])
@@ -101,7 +101,7 @@ func (s *State) place(r replicas) {
 	s.placed[r] = slices.Clip(names)
 }
 
-func (s *State) nodeIndex(id extentstore.NodeID) (uint16, bool) {
+func (s *State) nodeIndex(id extentstore.DiskID) (uint16, bool) {
 	i := slices.Index(s.nodes, id)
 	return uint16(i), i >= 0
 }

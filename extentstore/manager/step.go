@@ -55,8 +55,8 @@ func (s *State) init(c *command.Init) Output {
 		s.stamp = extentstore.StampID(c.Stamp)
 	}
 	for _, name := range c.Nodes {
-		if _, known := s.nodeIndex(extentstore.NodeID(name)); !known {
-			s.nodes = append(s.nodes, extentstore.NodeID(name))
+		if _, known := s.nodeIndex(extentstore.DiskID(name)); !known {
+			s.nodes = append(s.nodes, extentstore.DiskID(name))
 		}
 	}
 	return Output{}

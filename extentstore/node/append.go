@@ -58,7 +58,7 @@ type appending struct {
 	total  int64
 	offset int64 // -1 until the primary has chosen it
 	room   int64 // promised by the journal
-	others []extentstore.NodeID
+	others []extentstore.DiskID
 	acks   chan error      // one for each of others
 	ctx    context.Context // of the calls to others
 	cancel context.CancelFunc

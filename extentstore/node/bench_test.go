@@ -30,10 +30,10 @@ func benchDir(b *testing.B) string {
 	return dir
 }
 
-func create(b testing.TB, n extentstore.ExtentNode, id extentstore.ExtentID, replicas ...extentstore.NodeID) {
+func create(b testing.TB, n extentstore.ExtentNode, id extentstore.ExtentID, replicas ...extentstore.DiskID) {
 	b.Helper()
 	if len(replicas) == 0 {
-		replicas = []extentstore.NodeID{"dev-1"}
+		replicas = []extentstore.DiskID{"dev-1"}
 	}
 	if err := n.Create(context.Background(), extentstore.ExtentSpec{ID: id, Replicas: replicas, Kind: extentstore.RowData, Target: 1 << 30}); err != nil {
 		b.Fatal(err)

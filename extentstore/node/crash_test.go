@@ -158,7 +158,7 @@ func (c *crasher) newModel() *model {
 func (c *crasher) step(r *rand.Rand, m *model) error {
 	ctx := context.Background()
 	if !m.created {
-		err := c.node.Create(ctx, extentstore.ExtentSpec{ID: m.id, Replicas: []extentstore.NodeID{"n"}, Kind: extentstore.CommitLog, Target: 1 << 20})
+		err := c.node.Create(ctx, extentstore.ExtentSpec{ID: m.id, Replicas: []extentstore.DiskID{"n"}, Kind: extentstore.CommitLog, Target: 1 << 20})
 		m.created = err == nil
 		return err
 	}

@@ -164,7 +164,7 @@ func TestFullDisk(t *testing.T) {
 		if id == 3 {
 			kind = extentstore.CommitLog
 		}
-		must(t, n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{"dev-1"}, Kind: kind, Target: 1 << 30}))
+		must(t, n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.DiskID{"dev-1"}, Kind: kind, Target: 1 << 30}))
 	}
 	fill := func(id extentstore.ExtentID, size int) (total int64) {
 		t.Helper()
@@ -499,14 +499,14 @@ func TestTooManyUnsealed(t *testing.T) {
 	id := extentstore.ExtentID(0)
 	for err == nil && id < 1000 {
 		id++
-		err = n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{"dev-1"}, Kind: extentstore.RowData})
+		err = n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.DiskID{"dev-1"}, Kind: extentstore.RowData})
 		if err == nil {
 			_, err = add(n, id, []byte("x"))
 		}
 	}
 	wantKind(t, err, stamp.Busy)
 	must(t, n.Seal(ctx, 1, 1))
-	must(t, n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{"dev-1"}, Kind: extentstore.RowData}))
+	must(t, n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.DiskID{"dev-1"}, Kind: extentstore.RowData}))
 }
 
 func TestReadDeadline(t *testing.T) {
@@ -545,9 +545,9 @@ func TestReadDeadline(t *testing.T) {
 	wantBytes(t, n, 1, 0, make([]byte, 10))
 }
 
-type peers map[extentstore.NodeID]extentstore.ExtentNode
+type peers map[extentstore.DiskID]extentstore.ExtentNode
 
-func (p peers) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+func (p peers) Node(id extentstore.DiskID) (extentstore.ExtentNode, error) {
 	if n := p[id]; n != nil {
 		return n, nil
 	}
@@ -556,9 +556,9 @@ func (p peers) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
 
 func TestReplication(t *testing.T) {
 	ctx := context.Background()
-	ids := []extentstore.NodeID{"dev-1", "dev-2", "dev-3"}
+	ids := []extentstore.DiskID{"dev-1", "dev-2", "dev-3"}
 	all := peers{}
-	disks := map[extentstore.NodeID]*sim.Disk{}
+	disks := map[extentstore.DiskID]*sim.Disk{}
 	for i, id := range ids {
 		disks[id] = sim.NewDisk(uint64(i), 256<<20)
 		all[id] = openSim(t, disks[id], func(o *node.Options) { o.ID, o.Peers = id, all })

@@ -47,7 +47,7 @@ func exampleRecord() []byte {
 	}
 	small := []extentstore.Block{extentstore.NewBlock([]byte("hello")), extentstore.NewBlock([]byte("world!!"))}
 	large := []extentstore.Block{extentstore.NewBlock(bytes.Repeat([]byte("large"), 60_000))}
-	put(entryCreate, 5, 1<<30, nil, appendSpec(nil, spec{extentstore.RowData, []extentstore.NodeID{"dev-1", "dev-2"}}))
+	put(entryCreate, 5, 1<<30, nil, appendSpec(nil, spec{extentstore.RowData, []extentstore.DiskID{"dev-1", "dev-2"}}))
 	put(entryAppend, 5, 0, small)
 	put(entryLarge, 5, 12, large, []byte("largelarge"))
 	put(entryTail, 5, 300_012, nil, []byte("tail"))
@@ -112,9 +112,9 @@ func TestGoldenJournalHeader(t *testing.T) {
 
 func exampleStates() []extentState {
 	return []extentState{
-		{id: 1, target: 1 << 30, born: 99, flags: flagCreated, spec: spec{extentstore.BlobData, []extentstore.NodeID{"dev-1", "dev-2", "dev-3"}}},
+		{id: 1, target: 1 << 30, born: 99, flags: flagCreated, spec: spec{extentstore.BlobData, []extentstore.DiskID{"dev-1", "dev-2", "dev-3"}}},
 		{id: 2, flags: flagClosed},
-		{id: 3, length: 12345, target: 7, flags: flagCreated | flagClosed | flagSealed | flagFinal, spec: spec{extentstore.Metadata, []extentstore.NodeID{"dev-1"}}},
+		{id: 3, length: 12345, target: 7, flags: flagCreated | flagClosed | flagSealed | flagFinal, spec: spec{extentstore.Metadata, []extentstore.DiskID{"dev-1"}}},
 		{id: 0xffffffffffffffff, flags: flagDeleted},
 	}
 }

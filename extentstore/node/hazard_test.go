@@ -126,7 +126,7 @@ func TestManyTails(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for id := extentstore.ExtentID(1); ; id++ {
-		err := n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{"dev-1"}, Kind: extentstore.RowData})
+		err := n.Create(ctx, extentstore.ExtentSpec{ID: id, Replicas: []extentstore.DiskID{"dev-1"}, Kind: extentstore.RowData})
 		if err != nil {
 			wantKind(t, err, stamp.Busy)
 			break

@@ -31,12 +31,12 @@ const (
 	labelName      = "label"
 	formattingName = "formatting"
 	labelVersion   = 1
-	maxNodeID      = 64
+	maxDiskID      = 64
 )
 
 type label struct {
 	stamp   extentstore.StampID
-	node    extentstore.NodeID
+	node    extentstore.DiskID
 	journal journalID
 }
 
@@ -65,7 +65,7 @@ func decodeLabel(p []byte) (label, error) {
 		case "stamp":
 			l.stamp = extentstore.StampID(value)
 		case "node":
-			l.node = extentstore.NodeID(value)
+			l.node = extentstore.DiskID(value)
 		case "journal":
 			id, err := hex.DecodeString(value)
 			if err != nil || len(id) != journalIDSize {

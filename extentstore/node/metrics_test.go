@@ -14,7 +14,7 @@ import (
 func TestMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
 	var nodes []*node.Node
-	for i, id := range []extentstore.NodeID{"dev-1", "dev-2"} {
+	for i, id := range []extentstore.DiskID{"dev-1", "dev-2"} {
 		n := openSim(t, sim.NewDisk(uint64(i), 256<<20), func(o *node.Options) { o.ID, o.Metrics = id, r })
 		create(t, n, 1, id)
 		_, err := add(n, 1, []byte("x"))

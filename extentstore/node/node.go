@@ -46,7 +46,7 @@ const (
 // Options configures a Node. The zero value of a field is usable except where
 // it says Required.
 type Options struct {
-	ID    extentstore.NodeID  // Required.
+	ID    extentstore.DiskID  // Required.
 	Stamp extentstore.StampID // Required.
 	Disk  disk.Disk           // Required: the node owns all of it, and closes it.
 
@@ -79,7 +79,7 @@ type Options struct {
 func (o *Options) fill() error {
 	const op = "node.Open"
 	switch {
-	case len(o.ID) == 0 || len(o.ID) > maxNodeID:
+	case len(o.ID) == 0 || len(o.ID) > maxDiskID:
 		return stamp.Errorf(stamp.Invalid, op, "node id %q", o.ID)
 	case len(o.Stamp) == 0:
 		return stamp.Errorf(stamp.Invalid, op, "no stamp id")

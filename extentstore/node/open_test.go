@@ -122,7 +122,7 @@ func BenchmarkOpen(b *testing.B) {
 	for w := range extentstore.ExtentID(128) {
 		wg.Go(func() {
 			for id := 1 + w; id <= extents && !b.Failed(); id += 128 {
-				err := n.Create(context.Background(), extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{"dev-1"}, Kind: extentstore.RowData})
+				err := n.Create(context.Background(), extentstore.ExtentSpec{ID: id, Replicas: []extentstore.DiskID{"dev-1"}, Kind: extentstore.RowData})
 				if err == nil {
 					err = n.Seal(context.Background(), id, 0)
 				}

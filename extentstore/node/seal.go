@@ -72,7 +72,7 @@ func (n *Node) checkSpec(op string, s extentstore.ExtentSpec) error {
 		return stamp.Errorf(stamp.Invalid, op, "extent %v: replicas %v do not include this node, %s", s.ID, s.Replicas, n.opts.ID)
 	}
 	for i, r := range s.Replicas {
-		if len(r) == 0 || len(r) > maxNodeID || slices.Contains(s.Replicas[:i], r) {
+		if len(r) == 0 || len(r) > maxDiskID || slices.Contains(s.Replicas[:i], r) {
 			return stamp.Errorf(stamp.Invalid, op, "extent %v: replicas %q", s.ID, s.Replicas)
 		}
 	}

@@ -19,7 +19,7 @@ func TestReadDuringSealBelowLength(t *testing.T) {
 	defer n.Shutdown()
 	const size = 4096
 	for id := extentstore.ExtentID(1); id <= 40; id++ {
-		spec := extentstore.ExtentSpec{ID: id, Kind: extentstore.BlobData, Target: 1 << 20, Replicas: []extentstore.NodeID{"dev-1"}}
+		spec := extentstore.ExtentSpec{ID: id, Kind: extentstore.BlobData, Target: 1 << 20, Replicas: []extentstore.DiskID{"dev-1"}}
 		if err := n.Create(ctx, spec); err != nil {
 			t.Fatal(err)
 		}

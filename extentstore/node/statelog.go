@@ -79,7 +79,7 @@ type extentState struct {
 // between extents through specTable.
 type spec struct {
 	kind     extentstore.StreamKind
-	replicas []extentstore.NodeID
+	replicas []extentstore.DiskID
 }
 
 func appendSpec(dst []byte, s spec) []byte {
@@ -117,7 +117,7 @@ func (t *specTable) decode(p []byte) (spec, int, error) {
 	}
 	s := spec{kind: extentstore.StreamKind(p[0])}
 	for i := 2; i < n; i += 1 + int(p[i]) {
-		s.replicas = append(s.replicas, extentstore.NodeID(p[i+1:i+1+int(p[i])]))
+		s.replicas = append(s.replicas, extentstore.DiskID(p[i+1:i+1+int(p[i])]))
 	}
 	if t.m == nil {
 		t.m = make(map[string]spec)

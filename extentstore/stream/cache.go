@@ -55,17 +55,17 @@ func (c *infoCache) drop(id extentstore.ExtentID) {
 // elsewhere.
 type health struct {
 	turn  atomic.Uint32 // spreads the reads of sealed extents
-	nodes sync.Map      // NodeID to *atomic.Int64: unhealthy until, Unix nanoseconds
+	nodes sync.Map      // DiskID to *atomic.Int64: unhealthy until, Unix nanoseconds
 }
 
 const shunFor = time.Second
 
-func (h *health) failed(id extentstore.NodeID, clock stamp.Clock) {
+func (h *health) failed(id extentstore.DiskID, clock stamp.Clock) {
 	v, _ := h.nodes.LoadOrStore(id, &atomic.Int64{})
 	v.(*atomic.Int64).Store(clock.Now().Add(shunFor).UnixNano())
 }
 
-func (h *health) good(id extentstore.NodeID, clock stamp.Clock) bool {
+func (h *health) good(id extentstore.DiskID, clock stamp.Clock) bool {
 	v, ok := h.nodes.Load(id)
 	if !ok {
 		return true

@@ -118,7 +118,7 @@ func checkReign(t *testing.T, f *stream.Folder, r reign) {
 func makeTrouble(l *streamtest.Layer, seed uint64, stop chan struct{}) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for {
-		n := l.Faulty(l.NodeIDs[rnd.IntN(len(l.NodeIDs))])
+		n := l.Faulty(l.DiskIDs[rnd.IntN(len(l.DiskIDs))])
 		switch rnd.IntN(4) {
 		case 0:
 			n.SetDown(true)

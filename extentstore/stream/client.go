@@ -38,7 +38,7 @@ type Client struct {
 // damageReporter is what a StreamManager may offer beyond its contract: it is
 // told of replicas that answer Corrupt.
 type damageReporter interface {
-	ReportDamage(id extentstore.ExtentID, on extentstore.NodeID)
+	ReportDamage(id extentstore.ExtentID, on extentstore.DiskID)
 }
 
 // New makes a Client. It talks to nobody yet.

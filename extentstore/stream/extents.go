@@ -9,7 +9,7 @@ import (
 
 // allocate adds an extent to a stream of this folder. If an earlier attempt
 // left an extent that was never appended to, that one is sealed first.
-func (f *Folder) allocate(ctx context.Context, e *entry, avoid []extentstore.NodeID) (*live, extentstore.ExtentInfo, error) {
+func (f *Folder) allocate(ctx context.Context, e *entry, avoid []extentstore.DiskID) (*live, extentstore.ExtentInfo, error) {
 	if f.Fenced() {
 		return nil, extentstore.ExtentInfo{}, f.errFenced()
 	}

@@ -24,7 +24,7 @@ func TestLostReplies(t *testing.T) {
 		var want []byte
 		for i := range 30 {
 			if i%4 == 1 {
-				for _, id := range l.NodeIDs {
+				for _, id := range l.DiskIDs {
 					l.Faulty(id).LoseReplies(1)
 				}
 			}
@@ -32,7 +32,7 @@ func TestLostReplies(t *testing.T) {
 			want = append(want, p...)
 			ok(t, w.Append(limit(t), extentstore.NewBlock(p[:50]), extentstore.NewBlock(p[50:])))
 		}
-		for _, id := range l.NodeIDs {
+		for _, id := range l.DiskIDs {
 			l.Faulty(id).LoseReplies(0)
 		}
 		wantContent(t, l, f, "/a/x", want)
@@ -59,7 +59,7 @@ func TestWriterOutlivesNode(t *testing.T) {
 			}
 			return time.Since(start)
 		}
-		for i, victim := range l.NodeIDs {
+		for i, victim := range l.DiskIDs {
 			append1([]byte(fmt.Sprint("before", i)))
 			l.Faulty(victim).SetDown(true)
 			t.Logf("%s down: both appends after %v", victim, append1([]byte(fmt.Sprint("during", i))))
@@ -150,7 +150,7 @@ func TestSharedUnderFaults(t *testing.T) {
 		var faults sync.WaitGroup
 		faults.Go(func() {
 			for i := 0; ; i++ {
-				n := l.Faulty(l.NodeIDs[i%len(l.NodeIDs)])
+				n := l.Faulty(l.DiskIDs[i%len(l.DiskIDs)])
 				n.SetDown(true)
 				time.Sleep(20 * time.Millisecond)
 				n.SetDown(false)
@@ -185,7 +185,7 @@ func TestCancelledAppend(t *testing.T) {
 	f := l.Acquire("/a/")
 	w := create(t, f, "/a/x")
 	ok(t, w.Append(limit(t), extentstore.NewBlock([]byte("one"))))
-	node := l.Faulty(l.NodeIDs[0])
+	node := l.Faulty(l.DiskIDs[0])
 	node.Delay(time.Hour)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

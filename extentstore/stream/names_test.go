@@ -197,7 +197,7 @@ func TestGarbageIsCollected(t *testing.T) {
 			ok(t, f.MultiModify(limit(t), op(extentstore.OpDelete, fmt.Sprint("/a/x", i), "")))
 		}
 		eventually(t, func() error {
-			for _, name := range l.NodeIDs {
+			for _, name := range l.DiskIDs {
 				states := must(must(l.Node(name))(t).List(limit(t), 0, 100))(t)
 				if len(states) != 2 {
 					return fmt.Errorf("%s holds %d replicas, want 2", name, len(states))
@@ -245,13 +245,13 @@ func TestRestart(t *testing.T) {
 	}
 	for round := range 2 {
 		l.CloseManager()
-		for _, id := range l.NodeIDs {
+		for _, id := range l.DiskIDs {
 			l.CloseNode(id)
 			l.OpenNode(id)
 		}
 		// As a crash between the creation of an extent and its command would.
-		orphan := extentstore.ExtentSpec{ID: extentstore.ExtentID(200 + round), Kind: extentstore.RowData, Replicas: l.NodeIDs[:1]}
-		ok(t, l.Faulty(l.NodeIDs[0]).Create(limit(t), orphan))
+		orphan := extentstore.ExtentSpec{ID: extentstore.ExtentID(200 + round), Kind: extentstore.RowData, Replicas: l.DiskIDs[:1]}
+		ok(t, l.Faulty(l.DiskIDs[0]).Create(limit(t), orphan))
 		l.OpenManager()
 		f := l.Acquire("/a/")
 		if got := len(f.List()); got != len(content) {
@@ -262,7 +262,7 @@ func TestRestart(t *testing.T) {
 		}
 		waitEqual(t, l, f)
 		eventually(t, func() error {
-			_, err := l.Faulty(l.NodeIDs[0]).Stat(limit(t), orphan.ID)
+			_, err := l.Faulty(l.DiskIDs[0]).Stat(limit(t), orphan.ID)
 			if stamp.KindOf(err) != stamp.NotFound {
 				return fmt.Errorf("orphan: %v", err)
 			}
@@ -276,7 +276,7 @@ func TestRestart(t *testing.T) {
 func TestForeignExtentIsKept(t *testing.T) {
 	l := streamtest.New(t, streamtest.Options{Fake: true})
 	l.CloseManager()
-	foreign := extentstore.ExtentSpec{ID: 3, Kind: extentstore.BlobData, Replicas: l.NodeIDs}
+	foreign := extentstore.ExtentSpec{ID: 3, Kind: extentstore.BlobData, Replicas: l.DiskIDs}
 	ok(t, l.Fake("node-1").Create(limit(t), foreign))
 	_, err := l.Fake("node-1").Append(limit(t), 3, []extentstore.Block{extentstore.NewBlock([]byte("theirs"))})
 	ok(t, err)

@@ -177,7 +177,7 @@ func (c *Client) first(info *extentstore.ExtentInfo) int {
 // readReplica makes one attempt. A replica that is not the last hope has only
 // so much time; the last one has all the time there is, and is not told of a
 // deadline, so that it does not refuse because of it.
-func (c *Client) readReplica(ctx context.Context, name extentstore.NodeID, id extentstore.ExtentID, offset int64, p []byte, others bool) (int, error) {
+func (c *Client) readReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID, offset int64, p []byte, others bool) (int, error) {
 	node, err := c.opts.Nodes.Node(name)
 	if err != nil {
 		return 0, err
@@ -197,7 +197,7 @@ type patient struct{ context.Context }
 // Deadline implements context.Context.
 func (patient) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-func (c *Client) replicaFailed(info *extentstore.ExtentInfo, name extentstore.NodeID, err error) {
+func (c *Client) replicaFailed(info *extentstore.ExtentInfo, name extentstore.DiskID, err error) {
 	c.metrics.readFailed(err)
 	switch stamp.KindOf(err) {
 	case stamp.Corrupt:

@@ -26,7 +26,7 @@ type Shared struct {
 type sharedExtent struct {
 	live   *live
 	node   extentstore.ExtentNode
-	on     extentstore.NodeID
+	on     extentstore.DiskID
 	inside atomic.Int64
 	closed atomic.Bool
 	failed atomic.Bool
@@ -157,13 +157,13 @@ func (s *Shared) replace(ctx context.Context, old *sharedExtent, next bool) erro
 	if s.f.Fenced() {
 		return s.f.errFenced()
 	}
-	var avoid []extentstore.NodeID
+	var avoid []extentstore.DiskID
 	if old != nil {
 		if err := s.finish(ctx, old); err != nil {
 			return err
 		}
 		if old.failed.Load() {
-			avoid = []extentstore.NodeID{old.on}
+			avoid = []extentstore.DiskID{old.on}
 		}
 	}
 	if !next {

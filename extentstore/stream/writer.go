@@ -24,11 +24,11 @@ type Writer struct {
 	turn chan struct{} // guards the fields below; taken by who sends
 	live *live         // nil: none
 	node extentstore.ExtentNode
-	on   extentstore.NodeID // primary of live
+	on   extentstore.DiskID // primary of live
 	// doubt is the size of the append that failed; avoid is the primary that
 	// failed it.
 	doubt  int64
-	avoid  []extentstore.NodeID
+	avoid  []extentstore.DiskID
 	closed bool
 }
 
@@ -223,7 +223,7 @@ func (w *Writer) seal(ctx context.Context) (length int64, err error) {
 		return 0, err
 	}
 	if w.doubt > 0 {
-		w.avoid = []extentstore.NodeID{w.on}
+		w.avoid = []extentstore.DiskID{w.on}
 	}
 	w.live, w.node, w.doubt = nil, nil, 0
 	return length, nil

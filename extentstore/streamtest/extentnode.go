@@ -15,7 +15,7 @@ import (
 
 // NodeUnderTest is what TestExtentNode needs of an implementation.
 type NodeUnderTest struct {
-	ID   extentstore.NodeID
+	ID   extentstore.DiskID
 	Node extentstore.ExtentNode
 	// Restart stops the node, without a chance to write what is not durable,
 	// and opens it again on the same disk. Nil skips the tests that need it.
@@ -59,7 +59,7 @@ type suite struct {
 }
 
 func (s *suite) spec(id extentstore.ExtentID) extentstore.ExtentSpec {
-	return extentstore.ExtentSpec{ID: id, Replicas: []extentstore.NodeID{s.ID}, Kind: extentstore.RowData, Target: 64 << 20}
+	return extentstore.ExtentSpec{ID: id, Replicas: []extentstore.DiskID{s.ID}, Kind: extentstore.RowData, Target: 64 << 20}
 }
 
 func (s *suite) ok(err error) {
@@ -217,7 +217,7 @@ func (s *suite) limits() {
 func (s *suite) create() {
 	s.kind(s.Node.Create(s.ctx, extentstore.ExtentSpec{}), stamp.Invalid)
 	other := s.spec(1)
-	other.Replicas = []extentstore.NodeID{"somebody-else"}
+	other.Replicas = []extentstore.DiskID{"somebody-else"}
 	s.kind(s.Node.Create(s.ctx, other), stamp.Invalid)
 	s.ok(s.Node.Create(s.ctx, s.spec(1)))
 	s.ok(s.Node.Create(s.ctx, s.spec(1)))
@@ -373,7 +373,7 @@ func (s *suite) list() {
 
 func (s *suite) replicate() {
 	spec := s.spec(1)
-	spec.Replicas = []extentstore.NodeID{"another", s.ID}
+	spec.Replicas = []extentstore.DiskID{"another", s.ID}
 	s.ok(s.Node.Create(s.ctx, spec))
 	blocks := []extentstore.Block{extentstore.NewBlock(Pattern(1, 5000))}
 	_, err := s.Node.Append(s.ctx, 1, blocks)
@@ -391,7 +391,7 @@ func (s *suite) replicate() {
 
 func (s *suite) replicateWaits() {
 	spec := s.spec(1)
-	spec.Replicas = []extentstore.NodeID{"another", s.ID}
+	spec.Replicas = []extentstore.DiskID{"another", s.ID}
 	s.ok(s.Node.Create(s.ctx, spec))
 	const n = 50
 	var want []byte

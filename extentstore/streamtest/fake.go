@@ -14,7 +14,7 @@ import (
 // A Fake is an ExtentNode in memory. It keeps the whole contract except that
 // nothing survives the process. It passes TestExtentNode.
 type Fake struct {
-	id       extentstore.NodeID
+	id       extentstore.DiskID
 	peers    extentstore.Nodes
 	capacity int64
 	used     atomic.Int64
@@ -41,7 +41,7 @@ type fakeExtent struct {
 
 // NewFake makes a Fake. peers finds the other replicas; capacity is in bytes,
 // 0 means 1 GiB.
-func NewFake(id extentstore.NodeID, peers extentstore.Nodes, capacity int64) *Fake {
+func NewFake(id extentstore.DiskID, peers extentstore.Nodes, capacity int64) *Fake {
 	if capacity == 0 {
 		capacity = 1 << 30
 	}

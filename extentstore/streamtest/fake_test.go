@@ -11,7 +11,7 @@ import (
 // alone is a stamp of one node.
 type alone struct{ node extentstore.ExtentNode }
 
-func (a *alone) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+func (a *alone) Node(id extentstore.DiskID) (extentstore.ExtentNode, error) {
 	if id != "node-1" {
 		return nil, stamp.Errorf(stamp.NotFound, "test", "no node %s", id)
 	}

@@ -36,17 +36,17 @@ type Options struct {
 type Layer struct {
 	Manager *manager.Manager
 	Client  *stream.Client
-	NodeIDs []extentstore.NodeID
+	DiskIDs []extentstore.DiskID
 	Dir     string
 
 	t     testing.TB
 	opts  Options
-	nodes map[extentstore.NodeID]*Faulty
+	nodes map[extentstore.DiskID]*Faulty
 	id    extentstore.StampID
 }
 
 // Node implements extentstore.Nodes.
-func (l *Layer) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
+func (l *Layer) Node(id extentstore.DiskID) (extentstore.ExtentNode, error) {
 	n, ok := l.nodes[id]
 	if !ok {
 		return nil, stamp.Errorf(stamp.NotFound, "streamtest.Node", "no node %s", id)
@@ -55,10 +55,10 @@ func (l *Layer) Node(id extentstore.NodeID) (extentstore.ExtentNode, error) {
 }
 
 // Faulty is the node that a test can make fail. All calls go through it.
-func (l *Layer) Faulty(id extentstore.NodeID) *Faulty { return l.nodes[id] }
+func (l *Layer) Faulty(id extentstore.DiskID) *Faulty { return l.nodes[id] }
 
 // Fake is a node in memory; only with Options.Fake.
-func (l *Layer) Fake(id extentstore.NodeID) *Fake { return l.nodes[id].Node().(*Fake) }
+func (l *Layer) Fake(id extentstore.DiskID) *Fake { return l.nodes[id].Node().(*Fake) }
 
 // New builds a stream layer.
 func New(t testing.TB, opts Options) *Layer {
@@ -78,10 +78,10 @@ func New(t testing.TB, opts Options) *Layer {
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
-	l := &Layer{t: t, opts: opts, Dir: opts.Dir, nodes: map[extentstore.NodeID]*Faulty{}, id: "11111111-2222-4333-8444-555555555555"}
+	l := &Layer{t: t, opts: opts, Dir: opts.Dir, nodes: map[extentstore.DiskID]*Faulty{}, id: "11111111-2222-4333-8444-555555555555"}
 	for i := range opts.Nodes {
-		id := extentstore.NodeID(fmt.Sprintf("node-%d", i+1))
-		l.NodeIDs = append(l.NodeIDs, id)
+		id := extentstore.DiskID(fmt.Sprintf("node-%d", i+1))
+		l.DiskIDs = append(l.DiskIDs, id)
 		l.nodes[id] = NewFaulty(nil)
 		if opts.Fake {
 			l.nodes[id].SetNode(NewFake(id, l, opts.Capacity))
@@ -95,7 +95,7 @@ func New(t testing.TB, opts Options) *Layer {
 }
 
 // OpenNode opens a real node, for example after CloseNode.
-func (l *Layer) OpenNode(id extentstore.NodeID) {
+func (l *Layer) OpenNode(id extentstore.DiskID) {
 	l.t.Helper()
 	dir := filepath.Join(l.Dir, string(id))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -116,7 +116,7 @@ func (l *Layer) OpenNode(id extentstore.NodeID) {
 }
 
 // CloseNode closes a real node; calls fail until it is opened again.
-func (l *Layer) CloseNode(id extentstore.NodeID) {
+func (l *Layer) CloseNode(id extentstore.DiskID) {
 	l.t.Helper()
 	f := l.nodes[id]
 	f.SetDown(true)
@@ -135,7 +135,7 @@ func (l *Layer) OpenManager() {
 	defer cancel()
 	var err error
 	l.Manager, err = manager.Open(ctx, manager.Options{
-		Dir: filepath.Join(l.Dir, "manager"), Stamp: l.id, Nodes: l, NodeIDs: l.NodeIDs,
+		Dir: filepath.Join(l.Dir, "manager"), Stamp: l.id, Nodes: l, DiskIDs: l.DiskIDs,
 		Replicas: l.opts.Replicas, ExtentTarget: l.opts.ExtentTarget, Grace: l.opts.Grace, Log: l.opts.Log,
 	})
 	if err != nil {
@@ -183,7 +183,7 @@ func (l *Layer) close() {
 	if l.opts.Fake {
 		return
 	}
-	for _, id := range l.NodeIDs {
+	for _, id := range l.DiskIDs {
 		if n, ok := l.nodes[id].Node().(*node.Node); ok {
 			if err := n.Shutdown(); err != nil {
 				l.t.Errorf("close %s: %v", id, err)

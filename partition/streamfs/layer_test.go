@@ -85,7 +85,7 @@ func TestOwnersOnTheStreamLayer(t *testing.T) {
 func hurt(l *streamtest.Layer, round int) {
 	rng := rand.New(rand.NewPCG(7, uint64(round)))
 	for range 4 {
-		id := l.NodeIDs[rng.IntN(len(l.NodeIDs))]
+		id := l.DiskIDs[rng.IntN(len(l.DiskIDs))]
 		if rng.IntN(2) == 0 {
 			l.Faulty(id).LoseReplies(1 + rng.IntN(3))
 			time.Sleep(20 * time.Millisecond)
@@ -134,7 +134,7 @@ func TestNodeFailsForAWhile(t *testing.T) {
 	l := streamtest.New(t, streamtest.Options{Nodes: 1})
 	fs, r := openLayer(t, l)
 	check(t, setRow(t.Context(), r, "a", "1"))
-	node := l.Faulty(l.NodeIDs[0])
+	node := l.Faulty(l.DiskIDs[0])
 	node.SetDown(true)
 	done := make(chan error, 1)
 	go func() { done <- setRow(t.Context(), r, "a", "2") }()
