@@ -88,30 +88,72 @@ func ParseCode(name string) (Code, error) {
 // have the same Length, a multiple of ChecksumUnit: data fragment i holds the
 // bytes [i*Length, (i+1)*Length) of the extent, filled up with zeros behind its
 // end, and parity fragments follow in the order of the code.
+//
+// Behind these bytes the extent of every fragment carries the same table with
+// the checksums of all fragments, so that what is rebuilt from others can be
+// verified (package erasure). It is sealed at Stored bytes.
 type Fragments struct {
 	Code   Code
 	First  ExtentID
-	Length int64 // of each fragment
+	Length int64 // of each fragment, without the table
 	Places []DiskID
 }
+
+// Sizes of the table behind each fragment. On disk: never change.
+const (
+	tableHeader = 48
+	rowTrailer  = 4
+)
+
+// Units is the number of checksums in each row of the table.
+func (f *Fragments) Units() int64 { return f.Length / ChecksumUnit }
+
+// Row tells where the checksums of fragment number index stand in the extent of
+// any fragment, and how many bytes they take.
+func (f *Fragments) Row(index int) (offset, size int64) {
+	size = 4*f.Units() + rowTrailer
+	return f.Length + tableHeader + int64(index)*size, size
+}
+
+// Stored is the length at which the extents of the fragments are sealed.
+func (f *Fragments) Stored() int64 {
+	offset, _ := f.Row(len(f.Places))
+	return offset
+}
+
+// ID is the extent of fragment number index.
+func (f *Fragments) ID(index int) ExtentID { return f.First + ExtentID(index) }
 
 // A Copier is an ExtentNode that makes replicas and fragments with the help of
 // others, so that bulk data goes from node to node and not through the
 // StreamManager. What it makes is durable, verified and sealed on return; what
 // it leaves after an error is replaced by the next attempt.
 type Copier interface {
-	// Pull makes a replica of a sealed extent on this disk from one of the
-	// disks in from, which it tries in order. A replica that is here and not
-	// whole is replaced. Corrupt if no source has all bytes undamaged.
+	ExtentNode
+
+	// Sum is the CRC-32C of the first length bytes of a replica, put together
+	// from its index without reading the payload: what the bytes should be,
+	// where Verify tells whether they are. Two replicas with the same Sum that
+	// both verify are equal, whatever blocks they consist of. Invalid if no
+	// append ends at length.
+	Sum(ctx context.Context, id ExtentID, length int64) (uint32, error)
+
+	// Pull makes a replica of a sealed extent on this disk from the disks in
+	// from, which it tries in order; what one of them has damaged it takes
+	// from the next. A replica that is here and not whole is replaced, once
+	// it is sure that the sources have what it has. The disk itself may stand
+	// in from and is passed over. Corrupt if some byte is undamaged in no
+	// source.
 	Pull(ctx context.Context, spec ExtentSpec, length int64, from []DiskID) error
 
 	// Encode makes the fragments of an extent of which this disk has a sealed
-	// replica on the disks that f names, and reads them back.
+	// replica on the disks that f names, and reads them back. Fragments that
+	// are there from an earlier attempt, whole and the same, are kept.
 	Encode(ctx context.Context, id ExtentID, length int64, f Fragments) error
 
 	// Reconstruct makes fragment number index on this disk, which is
 	// f.Places[index], from others: of LRC1222 from the six of its group where
-	// they can be had.
+	// they can be had. It is verified against the table before it is sealed.
 	Reconstruct(ctx context.Context, id ExtentID, length int64, f Fragments, index int) error
 }
 

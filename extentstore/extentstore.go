@@ -204,6 +204,7 @@ const (
 	RowData                         // its checkpoints
 	BlobData                        // the bits of blobs
 	MovedData                       // bits of blobs that were moved to win space, for which the reserve may be used
+	Fragment                        // a fragment of a coded extent; no stream is of this kind
 )
 
 // String is the name of the kind as tools print it.
@@ -219,6 +220,8 @@ func (k StreamKind) String() string {
 		return "blobdata"
 	case MovedData:
 		return "moveddata"
+	case Fragment:
+		return "fragment"
 	}
 	return "kind" + strconv.Itoa(int(k))
 }

@@ -62,7 +62,7 @@ func (n *Node) checkSpec(op string, s extentstore.ExtentSpec) error {
 	switch {
 	case s.ID == 0:
 		return stamp.Errorf(stamp.Invalid, op, "extent id 0")
-	case s.Kind < extentstore.Metadata || s.Kind > extentstore.MovedData:
+	case s.Kind < extentstore.Metadata || s.Kind > extentstore.Fragment:
 		return stamp.Errorf(stamp.Invalid, op, "extent %v: kind %v", s.ID, s.Kind)
 	case s.Target < 0:
 		return stamp.Errorf(stamp.Invalid, op, "extent %v: target of %d bytes", s.ID, s.Target)
