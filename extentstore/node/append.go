@@ -357,12 +357,13 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 	n.replicate(a)
 
 	n.writes.begin()
-	err = n.writeLarge(h, a, head.B[:nHead])
+	serving := n.whileServing(ctx)
+	err = n.writeLarge(serving, h, a, head.B[:nHead])
 	if err == nil && !named {
-		err = n.syncNames()
+		err = n.syncNames(serving)
 	}
 	if err == nil {
-		err = h.sync()
+		err = h.sync(serving, n)
 	}
 	n.writes.end()
 	x.mu.Lock()
@@ -379,7 +380,7 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 }
 
 // writeLarge writes the whole sectors that the append completes.
-func (n *Node) writeLarge(h *handle, a *appending, head []byte) error {
+func (n *Node) writeLarge(ctx context.Context, h *handle, a *appending, head []byte) error {
 	at := sectorDown(a.offset)
 	end := sectorDown(a.offset + a.total)
 	if err := h.grow(n, end, a.x.target); err != nil {
@@ -396,7 +397,7 @@ func (n *Node) writeLarge(h *handle, a *appending, head []byte) error {
 		} else {
 			copyOut(p, a.blocks, at-a.offset)
 		}
-		if _, err := h.f.WriteAt(p, at); err != nil {
+		if err := n.writeAt(ctx, h.f, p, at); err != nil {
 			return err
 		}
 		at += k

@@ -1,7 +1,5 @@
 package node
 
-import "errors"
-
 // FlushAll flushes everything, for tests.
 func (n *Node) FlushAll() error {
 	_, err := n.round(true)
@@ -12,4 +10,4 @@ func (n *Node) FlushAll() error {
 func (n *Node) RoundFailed(err error) { n.roundFailed(err) }
 
 // IsLost reports whether a failed read keeps its buffer from being used again.
-func IsLost(err error) bool { return errors.As(err, new(lostRead)) }
+func IsLost(err error) bool { return isLost(err) }

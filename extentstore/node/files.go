@@ -2,6 +2,7 @@ package node
 
 import (
 	"container/list"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,8 +64,8 @@ func (h *handle) grow(n *Node, need, target int64) error {
 }
 
 // sync makes what was written durable, at one with others who want it too.
-func (h *handle) sync() error {
-	return h.syncs.do(func() error { return syncError(h.f.Sync()) })
+func (h *handle) sync(ctx context.Context, n *Node) error {
+	return h.syncs.do(func() error { return n.syncInTurn(ctx, h.f.Sync) })
 }
 
 // files keeps a bounded number of extent files open, those used last.

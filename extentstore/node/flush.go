@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -191,7 +192,7 @@ func (n *Node) flushExtent(x *extent) error {
 		return nil
 	}
 	n.writes.begin()
-	err := n.writeFlush(f)
+	err := n.writeFlush(n.service, f)
 	n.writes.end()
 	for _, p := range f.pieces {
 		p.c.release()
@@ -306,12 +307,12 @@ func (n *Node) durable(c *commit) bool {
 	}
 }
 
-func (n *Node) writeFlush(f *flushing) error {
+func (n *Node) writeFlush(ctx context.Context, f *flushing) error {
 	if f.to > 0 || f.unsynced {
-		if err := n.flushData(f); err != nil {
+		if err := n.flushData(ctx, f); err != nil {
 			return err
 		}
-		if err := n.flushIndex(f); err != nil {
+		if err := n.flushIndex(ctx, f); err != nil {
 			return err
 		}
 	}
@@ -321,12 +322,12 @@ func (n *Node) writeFlush(f *flushing) error {
 	if named {
 		return nil
 	}
-	return n.syncNames()
+	return n.syncNames(ctx)
 }
 
 // syncNames makes the names of new extent files durable.
-func (n *Node) syncNames() error {
-	return n.dirSync.do(func() error { return syncError(n.disk.SyncDir(extentDir)) })
+func (n *Node) syncNames(ctx context.Context) error {
+	return n.dirSync.do(func() error { return n.syncInTurn(ctx, func() error { return n.disk.SyncDir(extentDir) }) })
 }
 
 // A sync that failed is fatal for the disk whatever its reason, so that the
@@ -340,7 +341,7 @@ func syncError(err error) error {
 
 // flushData writes the whole sectors, and the last one too when the extent is
 // final.
-func (n *Node) flushData(f *flushing) error {
+func (n *Node) flushData(ctx context.Context, f *flushing) error {
 	h, err := n.files.get(f.x, true)
 	if err != nil {
 		return err
@@ -362,14 +363,14 @@ func (n *Node) flushData(f *flushing) error {
 		if s >= e {
 			continue
 		}
-		if _, err := h.f.WriteAt(p.c.bytes(s, e), s); err != nil {
+		if err := n.writeAt(ctx, h.f, p.c.bytes(s, e), s); err != nil {
 			return err
 		}
 		f.wrote = true
 	}
 	if !f.final {
 		if f.wrote || f.unsynced {
-			return h.sync()
+			return h.sync(ctx, n)
 		}
 		return nil
 	}
@@ -382,11 +383,11 @@ func (n *Node) flushData(f *flushing) error {
 	if err := h.f.SetXattr(extentAttr, extentLabel(f.x.id, f.x.spec.kind, f.to)); err != nil {
 		return err
 	}
-	return syncError(h.f.SyncAll())
+	return n.syncInTurn(ctx, h.f.SyncAll)
 }
 
 // flushIndex appends the blocks, now that their bytes are durable.
-func (n *Node) flushIndex(f *flushing) error {
+func (n *Node) flushIndex(ctx context.Context, f *flushing) error {
 	name := indexName(f.x.id)
 	b := f.index.AppendGroups(nil, f.x.id, f.from, f.to)
 	file, err := n.disk.Open(name, disk.Direct)
@@ -404,7 +405,7 @@ func (n *Node) flushIndex(f *flushing) error {
 		k := min(len(b)-at, maxChunk)
 		buf := disk.GetBuffer(k)
 		copy(buf.B, b[at:at+k])
-		_, err := file.WriteAt(buf.B[:k], f.l.indexEnd+int64(at))
+		err := n.writeAt(ctx, file, buf.B[:k], f.l.indexEnd+int64(at))
 		buf.Put()
 		if err != nil {
 			return err
@@ -412,7 +413,7 @@ func (n *Node) flushIndex(f *flushing) error {
 		at += k
 	}
 	f.indexBytes = int64(len(b))
-	return syncError(file.Sync())
+	return n.syncInTurn(ctx, file.Sync)
 }
 
 // finish makes an extent final, after all of it was flushed. Called with mu

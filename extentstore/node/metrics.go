@@ -1,11 +1,13 @@
 package node
 
 import (
+	"maps"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"stamp"
+	"stamp/extentstore/disk/iosched"
 )
 
 type operation int
@@ -74,6 +76,7 @@ func newMetrics(n *Node) (*metrics, error) {
 	m.hits, m.misses = m.cache.WithLabelValues("hit"), m.cache.WithLabelValues("miss")
 	m.limit.Set(float64(n.opts.MaxUnflushed))
 	m.all = []prometheus.Collector{ops, m.failures, m.journal, m.batch, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.ring, m.extents, m.scrubbed}
+	m.all = append(m.all, schedulerMetrics(n.sched, labels)...)
 	for i, c := range m.all {
 		if err := n.opts.Metrics.Register(c); err != nil {
 			m.all = m.all[:i]
@@ -82,6 +85,26 @@ func newMetrics(n *Node) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// schedulerMetrics tell what waits for the disk, by class.
+func schedulerMetrics(s *iosched.Scheduler, labels prometheus.Labels) []prometheus.Collector {
+	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "extentnode_io_expected_seconds", Help: "Expected work that was issued to the disk.", ConstLabels: labels},
+		func() float64 { return s.Work().Seconds() })}
+	for c := iosched.Read; c <= iosched.Outside; c++ {
+		labels := maps.Clone(labels)
+		labels["class"] = c.String()
+		all = append(all,
+			prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "extentnode_io_requests_total", Help: "Requests to the I/O scheduler of the disk.", ConstLabels: labels},
+				func() float64 { return float64(s.Stats(c).Requests) }),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "extentnode_io_refused_total", Help: "Requests that could not be done before their deadline.", ConstLabels: labels},
+				func() float64 { return float64(s.Stats(c).Refused) }),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "extentnode_io_wait_seconds_total", Help: "Time that requests waited to be issued.", ConstLabels: labels},
+				func() float64 { return s.Stats(c).Waited.Seconds() }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "extentnode_io_waiting", Help: "Requests that wait to be issued.", ConstLabels: labels},
+				func() float64 { return float64(s.Stats(c).Waiting) }))
+	}
+	return all
 }
 
 func (m *metrics) unregister(r prometheus.Registerer) {

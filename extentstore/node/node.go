@@ -35,6 +35,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/disk/iosched"
 )
 
 // Defaults of Options.
@@ -126,8 +127,10 @@ type Node struct {
 	indexes     indexes
 	specs       specTable
 	space       space
-	reads       gate
-	writes      progress // of the data disk
+	sched       *iosched.Scheduler // of the data disk
+	writes      progress           // of work on the data disk, names included
+	service     context.Context    // ends when the disk leaves service or the node ends
+	endService  context.CancelFunc
 	dirSync     groupSync
 	metrics     *metrics
 
@@ -176,7 +179,6 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 		journalDisk: opts.Journal,
 		files:       files{d: opts.Disk, limit: opts.MaxOpenFiles},
 		indexes:     indexes{limit: opts.IndexCache},
-		reads:       gate{slots: make(chan struct{}, 64)},
 		extents:     make(map[extentstore.ExtentID]*extent),
 		dying:       make(map[extentstore.ExtentID]*extent),
 		active:      make(map[*extent]struct{}),
@@ -185,6 +187,12 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 		kick:        make(chan struct{}, 1),
 		stop:        make(chan struct{}),
 	}
+	n.service, n.endService = context.WithCancel(context.Background())
+	limit := iosched.DefaultLimit
+	if n.journalDisk == n.disk {
+		limit = iosched.SharedLimit
+	}
+	n.sched = iosched.New(limit, opts.Clock)
 	start := time.Now()
 	if err := n.open(ctx); err != nil {
 		n.metrics.unregister(opts.Metrics)
@@ -214,6 +222,9 @@ func (n *Node) open(ctx context.Context) error {
 	damaged, err := n.recover(l)
 	if err != nil {
 		return err
+	}
+	if n.journalDisk == n.disk {
+		n.journal.file = sharedFile{n.journal.file, n.sched}
 	}
 	n.maxUnsealed = n.journal.tailLimit()
 	n.wg.Go(n.journal.run)
@@ -252,6 +263,7 @@ func (n *Node) Shutdown() error {
 }
 
 func (n *Node) releaseFiles() {
+	n.endService()
 	n.files.closeAll()
 	if n.states != nil {
 		n.states.f.Close()
@@ -275,6 +287,7 @@ func (n *Node) fail(err error) {
 	n.failErr = err
 	close(n.down) // under the lock: who finds failErr set must find this done too
 	n.failMu.Unlock()
+	n.endService()
 	n.opts.Log.Error("disk has left service, its extents must be replicated elsewhere", "node", n.opts.ID, "disk", n.disk.String(), "error", err)
 	n.journal.fail(err)
 }

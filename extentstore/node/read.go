@@ -3,7 +3,6 @@ package node
 import (
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -37,7 +36,7 @@ func (n *Node) read(ctx context.Context, op string, id extentstore.ExtentID, off
 		return 0, notFound(op, id)
 	}
 	// Units that the read touches begin and end at most one unit away.
-	v, err := n.view(op, x, offset-extentstore.ChecksumUnit, offset+int64(len(p))+extentstore.ChecksumUnit)
+	v, err := n.view(ctx, op, x, offset-extentstore.ChecksumUnit, offset+int64(len(p))+extentstore.ChecksumUnit)
 	if err != nil {
 		return 0, err
 	}
@@ -68,7 +67,7 @@ func (n *Node) readUnits(ctx context.Context, op string, v *view, offset int64, 
 	lo, hi := sectorDown(from), sectorUp(to)
 	b := disk.GetBuffer(int(hi - lo))
 	if err := n.fill(ctx, op, v, lo, from, to, b.B[:hi-lo]); err != nil {
-		if lost := (lostRead{}); !errors.As(err, &lost) {
+		if !isLost(err) {
 			b.Put()
 		}
 		return 0, err
@@ -117,34 +116,12 @@ func (n *Node) fill(ctx context.Context, op string, v *view, lo, from, to int64,
 }
 
 // readDisk reads whole sectors of an extent's file. What is beyond the file's
-// end reads as zeros; checksums judge it. A caller with a deadline does not
-// wait longer for a disk that hangs; the buffer is lost then.
+// end reads as zeros; checksums judge it.
 func (n *Node) readDisk(ctx context.Context, op string, x *extent, at int64, b []byte) error {
-	if err := n.reads.enter(ctx, op); err != nil {
-		return err
-	}
-	if _, ok := ctx.Deadline(); !ok {
-		return n.readFile(op, x, at, b)
-	}
-	done := make(chan error, 1)
-	go func() { done <- n.readFile(op, x, at, b) }() // ends with the read; the gate bounds how many there are
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return stamp.Errorf(stamp.Timeout, op, "extent %v at %d: %w", x.id, at, lostRead{ctx.Err()})
-	}
+	return n.scheduledRead(ctx, op, x, len(b), func() error { return n.readFile(op, x, at, b) })
 }
 
-// lostRead is the cause of an error while the read still goes on: its buffer
-// belongs to the disk and must not be used again.
-type lostRead struct{ cause error }
-
-func (l lostRead) Error() string { return "the disk is still reading: " + l.cause.Error() }
-func (l lostRead) Unwrap() error { return l.cause }
-
 func (n *Node) readFile(op string, x *extent, at int64, b []byte) error {
-	defer n.reads.leave(time.Now())
 	h, err := n.files.get(x, false)
 	if err != nil {
 		return n.readError(op, x, at, err)
@@ -191,7 +168,7 @@ type piece struct {
 }
 
 // view makes a view for reads in [from, to); release it after use.
-func (n *Node) view(op string, x *extent, from, to int64) (*view, error) {
+func (n *Node) view(ctx context.Context, op string, x *extent, from, to int64) (*view, error) {
 	v := &view{x: x}
 	x.mu.Lock()
 	if x.flags&flagDeleted != 0 || x.flags&flagCreated == 0 {
@@ -202,9 +179,9 @@ func (n *Node) view(op string, x *extent, from, to int64) (*view, error) {
 	l := x.live
 	if l == nil {
 		x.mu.Unlock()
-		index, err := n.indexes.get(n, x, v.length)
+		index, err := n.indexes.get(ctx, n, op, x, v.length)
 		if err != nil {
-			return nil, n.indexError(op, x, err)
+			return nil, err
 		}
 		v.index = *index
 		return v, nil
@@ -242,16 +219,33 @@ func (n *Node) indexError(op string, x *extent, err error) error {
 }
 
 // loadIndex reads the index of a final extent.
-func loadIndex(d disk.Disk, id extentstore.ExtentID, length int64) (*block.Index, error) {
-	index, _, _, err := readIndex(d, id, length)
+func (n *Node) loadIndex(ctx context.Context, op string, x *extent, length int64) (*block.Index, error) {
+	index, err := n.readIndex(ctx, op, x, length)
 	if err != nil {
-		return nil, fmt.Errorf("read the index: %w", err)
+		return nil, err
 	}
 	index.Truncate(length)
 	if index.End() != length {
-		return nil, fmt.Errorf("the index ends at %d, the extent is sealed at %d", index.End(), length)
+		return nil, n.indexError(op, x, fmt.Errorf("the index ends at %d, the extent is sealed at %d", index.End(), length))
 	}
-	return &index, nil
+	return index, nil
+}
+
+// readIndex reads the index file of an extent up to length, in its turn.
+func (n *Node) readIndex(ctx context.Context, op string, x *extent, length int64) (*block.Index, error) {
+	var index *block.Index
+	err := n.scheduledRead(ctx, op, x, int(sectorUp(length/extentstore.ChecksumUnit*8)), func() error {
+		found, _, _, err := readIndex(n.disk, x.id, length)
+		if err != nil {
+			return n.indexError(op, x, fmt.Errorf("read the index: %w", err))
+		}
+		index = &found
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return index, nil
 }
 
 // indexes caches the indexes of final extents, by the memory that they take.
@@ -270,7 +264,7 @@ type cached struct {
 	elem  *list.Element
 }
 
-func (s *indexes) get(n *Node, x *extent, length int64) (*block.Index, error) {
+func (s *indexes) get(ctx context.Context, n *Node, op string, x *extent, length int64) (*block.Index, error) {
 	s.mu.Lock()
 	if c := x.index; c != nil {
 		s.lru.MoveToFront(c.elem)
@@ -280,7 +274,7 @@ func (s *indexes) get(n *Node, x *extent, length int64) (*block.Index, error) {
 	}
 	s.mu.Unlock()
 	n.metrics.indexMiss()
-	index, err := loadIndex(n.disk, x.id, length)
+	index, err := n.loadIndex(ctx, op, x, length)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,9 @@ import (
 // Verify implements extentstore.ExtentNode.
 func (n *Node) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
 	start := time.Now()
+	if extentstore.ClassOf(ctx) == extentstore.Foreground {
+		ctx = extentstore.WithClass(ctx, extentstore.Repair)
+	}
 	s, err := n.verify(ctx, id, nil)
 	n.metrics.op(opVerify, start, err)
 	return s, err
@@ -29,7 +32,7 @@ func (n *Node) verify(ctx context.Context, id extentstore.ExtentID, pace func(in
 		return extentstore.ReplicaState{}, notFound(op, id)
 	}
 	s := n.replicaState(x)
-	v, err := n.freshView(op, x)
+	v, err := n.freshView(ctx, op, x)
 	if err != nil {
 		return s, err
 	}
@@ -55,8 +58,8 @@ func (n *Node) verify(ctx context.Context, id extentstore.ExtentID, pace func(in
 
 // freshView is a view whose index comes from the disk as far as it is there,
 // not from a cache.
-func (n *Node) freshView(op string, x *extent) (*view, error) {
-	v, err := n.view(op, x, 0, math.MaxInt64)
+func (n *Node) freshView(ctx context.Context, op string, x *extent) (*view, error) {
+	v, err := n.view(ctx, op, x, 0, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
@@ -67,21 +70,21 @@ func (n *Node) freshView(op string, x *extent) (*view, error) {
 	}
 	x.mu.Unlock()
 	if final {
-		index, err := loadIndex(n.disk, x.id, v.length)
+		index, err := n.loadIndex(ctx, op, x, v.length)
 		if err != nil {
 			v.release()
-			return nil, n.indexError(op, x, err)
+			return nil, err
 		}
 		v.index = *index
 		return v, nil
 	}
-	index, _, _, err := readIndex(n.disk, x.id, flushed)
+	index, err := n.readIndex(ctx, op, x, flushed)
 	if err == nil && !index.SameAs(&v.index, min(flushed, v.length)) {
-		err = errDamaged
+		err = n.indexError(op, x, errDamaged)
 	}
 	if err != nil {
 		v.release()
-		return nil, n.indexError(op, x, err)
+		return nil, err
 	}
 	return v, nil
 }
@@ -91,7 +94,7 @@ func (n *Node) scrubber() {
 	if n.opts.ScrubEvery < 0 {
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(extentstore.WithClass(context.Background(), extentstore.Scrub))
 	defer cancel()
 	n.wg.Go(func() {
 		select {

@@ -1,0 +1,67 @@
+package node
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// progress tells work that goes on from work that hangs.
+type progress struct {
+	begun, ended atomic.Int64
+
+	// Used by the watch alone.
+	seen  int64
+	since time.Time
+}
+
+func (p *progress) begin() { p.begun.Add(1) }
+func (p *progress) end()   { p.ended.Add(1) }
+
+// step notes that a part of what was begun is done.
+func (p *progress) step() {
+	p.begun.Add(1)
+	p.ended.Add(1)
+}
+
+// hangs reports for how long something has been under way without anything
+// being done.
+func (p *progress) hangs(now time.Time) time.Duration {
+	ended := p.ended.Load()
+	if p.begun.Load() == ended || ended != p.seen || p.since.IsZero() {
+		p.seen, p.since = ended, now
+		return 0
+	}
+	return now.Sub(p.since)
+}
+
+// watch takes a disk out of service that does not answer. The flusher may be
+// the one that waits, so it has a goroutine of its own.
+func (n *Node) watch() {
+	t := n.opts.Clock.NewTimer(watchEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C():
+		case <-n.stop:
+			return
+		case <-n.down:
+			return
+		}
+		n.metrics.observe(n)
+		now := n.opts.Clock.Now()
+		for what, hung := range map[string]time.Duration{
+			"journal": n.journal.watch.hangs(now),
+			"files":   n.writes.hangs(now),
+			"data":    n.sched.Stuck(),
+		} {
+			if hung > n.opts.HangTimeout {
+				n.fail(fmt.Errorf("the disk hangs: nothing done for %v (%s)", hung.Round(time.Second), what))
+				return
+			}
+		}
+		t.Reset(watchEvery)
+	}
+}
+
+const watchEvery = 500 * time.Millisecond
