@@ -23,7 +23,7 @@ const idsPerBlock = 256
 
 // nextID issues an id. It is pending, so that reconcile leaves its replicas
 // alone, until done is called.
-func (m *Manager) nextID(ctx context.Context) (extentstore.ExtentID, error) {
+func (m *leader) nextID(ctx context.Context) (extentstore.ExtentID, error) {
 	s := &m.ids
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +61,7 @@ func (s *idSource) isPending(id extentstore.ExtentID) bool {
 // A birth is an extent that is being created: its replicas on their nodes
 // beside the command that makes a stream point to it.
 type birth struct {
-	m     *Manager
+	m     *leader
 	spec  extentstore.ExtentSpec
 	place *command.Place
 	wg    sync.WaitGroup
@@ -71,12 +71,12 @@ type birth struct {
 }
 
 // bear chooses an id and nodes and begins to create the replicas.
-func (m *Manager) bear(ctx context.Context, kind extentstore.StreamKind, avoid []extentstore.DiskID) (*birth, error) {
+func (m *leader) bear(ctx context.Context, kind extentstore.StreamKind, avoid []extentstore.DiskID) (*birth, error) {
 	id, err := m.nextID(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := choose(id, m.candidates(kind, avoid), m.opts.Replicas)
+	nodes, err := choose(id, m.candidates(kind, avoid), m.replicas())
 	if err != nil {
 		m.ids.done(id)
 		return nil, err
@@ -92,8 +92,8 @@ func (m *Manager) bear(ctx context.Context, kind extentstore.StreamKind, avoid [
 	return b, nil
 }
 
-func (m *Manager) byIndex(index uint32) *node {
-	for _, n := range m.order {
+func (m *leader) byIndex(index uint32) *disk {
+	for _, n := range m.allDisks() {
 		if uint32(n.index) == index {
 			return n
 		}
@@ -154,9 +154,18 @@ func (b *birth) abandon() {
 // Allocate implements extentstore.StreamManager.
 func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
 	defer m.metrics.observe("allocate", m.opts.Clock.Now(), &err)
+	l, ctx, leave, err := m.enter(ctx, "manager.Allocate")
+	if err != nil {
+		return info, err
+	}
+	defer leave()
+	return l.allocate(ctx, name, epoch, avoid)
+}
+
+func (m *leader) allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
 	// One attempt more than there are nodes finds any that work.
 	var cause error
-	for range len(m.order) + 1 {
+	for range len(m.allDisks()) + 1 {
 		var kind extentstore.StreamKind
 		err = m.read(ctx, func(s *State) error {
 			st, err := s.mayAllocate(name, epoch)
@@ -189,7 +198,7 @@ func allocateKind(cause error) stamp.Kind {
 
 // allocateOnce allocates an extent and, if some node did not create its
 // replica, seals it again while it is empty and names that node.
-func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, bad []extentstore.DiskID, cause, err error) {
+func (m *leader) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, bad []extentstore.DiskID, cause, err error) {
 	b, err := m.bear(ctx, kind, avoid)
 	if err != nil {
 		return info, nil, nil, err
@@ -210,7 +219,7 @@ func (m *Manager) allocateOnce(ctx context.Context, name string, epoch stamp.Epo
 
 // discard seals a new extent that lacks replicas at length 0. The next
 // Allocate takes it out of its stream.
-func (m *Manager) discard(ctx context.Context, spec extentstore.ExtentSpec, because error) error {
+func (m *leader) discard(ctx context.Context, spec extentstore.ExtentSpec, because error) error {
 	m.opts.Log.Warn("extent replaced while being created", "extent", spec.ID, "err", because)
 	_, err := m.sealAt(ctx, []extentstore.ExtentInfo{{ID: spec.ID, Replicas: spec.Replicas}}, []int64{0})
 	return err

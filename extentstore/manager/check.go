@@ -70,8 +70,8 @@ func (s *State) check() error {
 			return fail("extent %v was never issued; next is %v", id, s.next)
 		case garbage != (e.refs == 0):
 			return fail("extent %v has %d references, garbage: %v", id, e.refs, garbage)
-		case len(s.nodesOf(e.replicas)) == 0:
-			return fail("extent %v is on no node", id)
+		case len(s.disksOf(e.replicas)) == 0:
+			return fail("extent %v is on no disk", id)
 		}
 		return true
 	})

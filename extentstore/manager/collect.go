@@ -17,7 +17,7 @@ const ownShare = 30
 
 // collectLoop deletes extents that no stream has pointed to for the grace
 // time.
-func (m *Manager) collectLoop() {
+func (m *leader) collectLoop() {
 	every := min(max(m.opts.Grace/ownShare/2, 20*time.Millisecond), time.Second)
 	for m.sleep(every) {
 		for m.collectOnce() {
@@ -32,7 +32,7 @@ const garbagePerPass = 256
 // is condemned and forgets it. It reports whether there may be more to do now.
 // A node that does not answer is not waited for: what it still holds is
 // deleted when it is reconciled.
-func (m *Manager) collectOnce() bool {
+func (m *leader) collectOnce() bool {
 	if !m.log.Leads() {
 		return false
 	}
@@ -68,7 +68,7 @@ func (m *Manager) collectOnce() bool {
 
 // proposeCollect returns what it has condemned: not what was linked again since
 // it was found to be garbage.
-func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) (condemned []extentstore.ExtentID, err error) {
+func (m *leader) proposeCollect(condemn, forget []extentstore.ExtentID) (condemned []extentstore.ExtentID, err error) {
 	c := &command.Collect{}
 	for _, id := range condemn {
 		c.Condemn = append(c.Condemn, uint64(id))
@@ -87,15 +87,15 @@ func (m *Manager) proposeCollect(condemn, forget []extentstore.ExtentID) (condem
 }
 
 // deleteReplicas deletes an extent wherever it is.
-func (m *Manager) deleteReplicas(id extentstore.ExtentID) {
+func (m *leader) deleteReplicas(id extentstore.ExtentID) {
 	var nodes []extentstore.DiskID
 	_ = m.machine.view(func(s *State) error { // a broken state has no nodes
 		e, _ := s.extents.Get(id)
-		nodes = s.nodesOf(e.replicas)
+		nodes = s.disksOf(e.replicas)
 		return nil
 	})
 	for _, name := range nodes {
-		if n := m.nodes[name]; n == nil || !n.isUp() {
+		if n := m.disk(name); n == nil || !n.isUp() {
 			continue
 		}
 		if err := m.deleteReplica(id, name); err != nil {
@@ -104,7 +104,7 @@ func (m *Manager) deleteReplicas(id extentstore.ExtentID) {
 	}
 }
 
-func (m *Manager) deleteReplica(id extentstore.ExtentID, name extentstore.DiskID) error {
+func (m *leader) deleteReplica(id extentstore.ExtentID, name extentstore.DiskID) error {
 	_, err := withNode(m, m.ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Delete(ctx, id)
 	})

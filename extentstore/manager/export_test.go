@@ -4,5 +4,7 @@ import "stamp/extentstore"
 
 // Condemn is the first step of collecting, for extents that were garbage.
 func (m *Manager) Condemn(ids ...extentstore.ExtentID) ([]extentstore.ExtentID, error) {
-	return m.proposeCollect(ids, nil)
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.lead.proposeCollect(ids, nil)
 }

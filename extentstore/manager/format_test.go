@@ -103,20 +103,22 @@ func TestGoldenCommands(t *testing.T) {
 
 func TestGoldenSnapshot(t *testing.T) {
 	s := goldenState(t)
-	p := golden(t, "snapshot-v1.bin", snapshotOf(t, s))
-	got, err := readState(bytes.NewReader(p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := got.check(); err != nil {
-		t.Error(err)
-	}
-	if !bytes.Equal(snapshotOf(t, got), p) || !bytes.Equal(snapshotOf(t, s), p) {
-		t.Error("a snapshot of version 1 is not written as it was")
-	}
-	const want = "stamp a-stamp: 2 streams, 2 extents (1 unsealed, 1 garbage), next id 0000000000010001"
-	if got.String() != want {
-		t.Errorf("got %v, want %v", got, want)
+	for _, name := range []string{"snapshot-v1.bin"} {
+		p := golden(t, name, snapshotOf(t, s))
+		got, err := readState(bytes.NewReader(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := got.check(); err != nil {
+			t.Error(err)
+		}
+		if !bytes.Equal(snapshotOf(t, got), snapshotOf(t, s)) {
+			t.Errorf("%s is not read as what wrote it", name)
+		}
+		const want = "stamp a-stamp: 2 streams, 2 extents (1 unsealed, 1 garbage), next id 0000000000010001"
+		if got.String() != want {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
 	}
 }
 
@@ -138,9 +140,9 @@ func TestSnapshotDamage(t *testing.T) {
 		t.Errorf("a snapshot with a byte behind it: got %v, want Corrupt", err)
 	}
 	newer := bytes.Clone(p)
-	newer[4] = 2
+	newer[4] = snapshotVersion + 1
 	if _, err := readState(bytes.NewReader(newer)); stamp.KindOf(err) != stamp.Unsupported {
-		t.Errorf("version 2: got %v, want Unsupported", err)
+		t.Errorf("a later version: got %v, want Unsupported", err)
 	}
 }
 
@@ -148,7 +150,7 @@ func TestSnapshotDamage(t *testing.T) {
 // is applied.
 func TestUnknownCommandStops(t *testing.T) {
 	m := &machine{state: newState()}
-	later, err := proto.Marshal(&command.Command{Version: 2, What: &command.Command_Reserve{Reserve: &command.Reserve{Count: 1}}})
+	later, err := proto.Marshal(&command.Command{Version: command.Version + 1, What: &command.Command_Reserve{Reserve: &command.Reserve{Count: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +181,7 @@ func FuzzCommand(f *testing.F) {
 	for _, c := range goldenCommands() {
 		f.Add(mustEncode(f, c))
 	}
+	f.Add(mustEncode(f, registering("dev-1", "rack", "host:1", "dev-1", "dev-1/b")))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		c, err := decode(p)
 		if err != nil {

@@ -19,12 +19,15 @@ import (
 // Options configures a Manager. The zero value of a field is usable except
 // where it says Required.
 type Options struct {
-	Dir     string               // Required: log and snapshots.
-	Nodes   extentstore.Nodes    // Required: finds the ExtentNodes.
-	DiskIDs []extentstore.DiskID // Required: those that replicas may be placed on.
+	Dir   string            // Required: log and snapshots.
+	Nodes extentstore.Nodes // Required: finds the ExtentNodes.
+
+	// DiskIDs are disks of this process, which need no address: they are
+	// registered at the start. All others are by their ExtentNodes.
+	DiskIDs []extentstore.DiskID
 
 	Stamp        extentstore.StampID // Required to be that of Dir; empty means whatever Dir says, on the first start a new one.
-	Replicas     int                 // of a new extent; 0 means three, or as many as there are nodes
+	Replicas     int                 // of a new extent; 0 means three, or as many as there are disks
 	ExtentTarget int64               // hint for preallocation; 0 means extentstore.DefaultExtent
 	Grace        time.Duration       // how long an extent without references is kept, of the stamp's own streams a 30th of it; 0 means one minute
 	NodeTimeout  time.Duration       // for one answer of an ExtentNode; 0 means 2 s
@@ -40,14 +43,11 @@ type Options struct {
 
 func (o *Options) fill() error {
 	const op = "manager.Open"
-	if o.Dir == "" || o.Nodes == nil || len(o.DiskIDs) == 0 {
-		return stamp.Errorf(stamp.Invalid, op, "Dir, Nodes and DiskIDs are required")
+	if o.Dir == "" || o.Nodes == nil {
+		return stamp.Errorf(stamp.Invalid, op, "Dir and Nodes are required")
 	}
-	if o.Replicas == 0 {
-		o.Replicas = min(extentstore.MaxReplicas, len(o.DiskIDs))
-	}
-	if o.Replicas < 1 || o.Replicas > min(extentstore.MaxReplicas, len(o.DiskIDs)) {
-		return stamp.Errorf(stamp.Invalid, op, "%d replicas on %d nodes", o.Replicas, len(o.DiskIDs))
+	if o.Replicas < 0 || o.Replicas > extentstore.MaxReplicas {
+		return stamp.Errorf(stamp.Invalid, op, "%d replicas", o.Replicas)
 	}
 	o.ExtentTarget = orDefault(o.ExtentTarget, extentstore.DefaultExtent)
 	o.Grace = orDefault(o.Grace, time.Minute)
@@ -76,18 +76,10 @@ type Manager struct {
 	stampID extentstore.StampID
 	machine *machine
 	log     *consensus.Log
-	nodes   map[extentstore.DiskID]*node
-	order   []*node // by index in the state
 	metrics *metrics
 
-	pollWake chan struct{} // asks for a poll soon
-
-	ids  idSource
-	todo *repairs
-
-	ctx    context.Context // of background work; ends with Close
-	cancel context.CancelFunc
-	work   sync.WaitGroup
+	mu   sync.RWMutex // guards the field below
+	lead *leader      // nil while this member does not lead
 }
 
 var _ extentstore.StreamManager = (*Manager)(nil)
@@ -103,8 +95,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}, nodes: map[extentstore.DiskID]*node{}, pollWake: make(chan struct{}, 1)}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}}
 	m.log, err = consensus.Open(consensus.Options{
 		Dir: filepath.Join(opts.Dir, logFolder), ID: "manager-1", Machine: m.machine,
 		MustExist: lab.State == stateReady,
@@ -114,74 +105,50 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		return nil, err
 	}
 	if err := m.begin(ctx, lab); err != nil {
-		m.cancel()
-		m.work.Wait()
-		return nil, errors.Join(err, m.log.Close())
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
-// begin makes the state fit for serving and starts the background work.
-func (m *Manager) begin(ctx context.Context, lab label) error {
-	if err := m.log.Ready(ctx); err != nil {
-		return err
-	}
-	if err := m.introduce(ctx, lab); err != nil {
-		return err
-	}
-	var err error
-	m.todo = newRepairs(m)
+// begin waits until this member leads, and serves.
+func (m *Manager) begin(ctx context.Context, lab label) (err error) {
 	if m.metrics, err = newMetrics(m.opts.Metrics, m); err != nil {
 		return err
 	}
-	m.pollAll(ctx, true)
-	m.reconcileAll(ctx)
-	m.work.Go(m.pollLoop)
-	m.work.Go(m.collectLoop)
-	m.todo.start()
-	return nil
-}
-
-// introduce puts the stamp's name and unknown nodes on the log.
-func (m *Manager) introduce(ctx context.Context, lab label) error {
-	init := &command.Init{Stamp: string(lab.Stamp)}
-	err := m.machine.view(func(s *State) error {
-		if s.stamp != "" && s.stamp != lab.Stamp {
-			return stamp.Errorf(stamp.Corrupt, "manager.Open", "%s: the label says stamp %s, the log %s", m.opts.Dir, lab.Stamp, s.stamp)
-		}
-		for _, id := range m.opts.DiskIDs {
-			if _, known := s.nodeIndex(id); !known {
-				init.Nodes = append(init.Nodes, string(id))
-			}
-		}
-		if s.stamp != "" {
-			init.Stamp = ""
-		}
-		return nil
-	})
-	if err != nil {
+	if err := m.log.Ready(ctx); err != nil {
 		return err
 	}
-	if init.Stamp != "" || len(init.Nodes) > 0 {
-		if _, err := m.propose(ctx, &command.Command{What: &command.Command_Init{Init: init}}); err != nil {
-			return err
-		}
+	l := newLeader(m)
+	m.mu.Lock()
+	m.lead = l
+	m.mu.Unlock()
+	if err := l.begin(ctx); err != nil {
+		return err
 	}
 	if lab.State != stateReady {
 		lab.State = stateReady
-		if err := lab.write(m.opts.Dir); err != nil {
-			return err
-		}
+		return lab.write(m.opts.Dir)
 	}
-	return m.machine.view(func(s *State) error {
-		for _, id := range m.opts.DiskIDs {
-			index, _ := s.nodeIndex(id)
-			n := &node{id: id, index: index}
-			m.nodes[id] = n
-			m.order = append(m.order, n)
-		}
-		return nil
-	})
+	return nil
+}
+
+// enter begins a call that only the leader can answer. It ends, with leave,
+// before the leader does; its context ends with the leadership.
+func (m *Manager) enter(ctx context.Context, op string) (l *leader, _ context.Context, leave func(), err error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.lead == nil {
+		return nil, nil, nil, stamp.Errorf(stamp.Unavailable, op, "this member does not lead")
+	}
+	l = m.lead
+	l.work.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(l.ctx, cancel)
+	return l, ctx, func() {
+		stop()
+		cancel()
+		l.work.Done()
+	}, nil
 }
 
 // StampID is the name of the stamp.
@@ -189,9 +156,16 @@ func (m *Manager) StampID() extentstore.StampID { return m.stampID }
 
 // Close ends all work and returns when it has ended.
 func (m *Manager) Close() error {
-	m.cancel()
-	m.work.Wait()
-	m.metrics.unregister()
+	m.mu.Lock()
+	l := m.lead
+	m.lead = nil
+	m.mu.Unlock()
+	if l != nil {
+		l.end()
+	}
+	if m.metrics != nil {
+		m.metrics.unregister()
+	}
 	return m.log.Close()
 }
 

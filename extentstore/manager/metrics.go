@@ -64,7 +64,14 @@ func newMetrics(reg prometheus.Registerer, m *Manager) (*metrics, error) {
 		gauge("extents", "Extents known.", func(s *State) int { return s.extents.Len() }),
 		gauge("unsealed_extents", "Extents that take appends.", func(s *State) int { return s.nUnsealed }),
 		gauge("garbage_extents", "Extents that no stream points to.", func(s *State) int { return s.garbage.Len() }),
-		gauge("repair_queue", "Replicas waiting to be forced or repaired.", func(*State) int { return m.todo.len() }),
+		gauge("repair_queue", "Replicas waiting to be forced or repaired.", func(*State) int {
+			m.mu.RLock()
+			defer m.mu.RUnlock()
+			if m.lead == nil {
+				return 0
+			}
+			return m.lead.todo.len()
+		}),
 	} {
 		if err := reg.Register(c); err != nil {
 			x.unregister()

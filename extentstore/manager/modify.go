@@ -91,8 +91,8 @@ func (t *transaction) add(p *command.Place, kind extentstore.StreamKind) (extent
 		return 0, stamp.Errorf(stamp.Invalid, "manager", "extent %v cannot have %d replicas", id, n)
 	}
 	for i, node := range p.Nodes {
-		if int(node) >= len(t.s.nodes) {
-			return 0, stamp.Errorf(stamp.Invalid, "manager", "extent %v: no node %d", id, node)
+		if int(node) >= len(t.s.disks) {
+			return 0, stamp.Errorf(stamp.Invalid, "manager", "extent %v: no disk %d", id, node)
 		}
 		e.replicas[i] = uint16(node) + 1
 	}

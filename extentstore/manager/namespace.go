@@ -11,6 +11,15 @@ import (
 // MultiModify implements extentstore.StreamManager.
 func (m *Manager) MultiModify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {
 	defer m.metrics.observe("modify", m.opts.Clock.Now(), &err)
+	l, ctx, leave, err := m.enter(ctx, "manager.MultiModify")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return l.modify(ctx, epochs, ops)
+}
+
+func (m *leader) modify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {
 	c := &command.Modify{Epochs: make(map[string]uint64, len(epochs))}
 	// Who is fenced is told before extents are created for nothing.
 	err = m.read(ctx, func(s *State) error {
@@ -55,7 +64,7 @@ func fail(births []*birth, err error) {
 
 // settle waits for the first extents of new streams and replaces those that a
 // node did not create.
-func (m *Manager) settle(ctx context.Context, births []*birth, ops []extentstore.Op, epochs map[string]stamp.Epoch, infos []extentstore.StreamInfo) error {
+func (m *leader) settle(ctx context.Context, births []*birth, ops []extentstore.Op, epochs map[string]stamp.Epoch, infos []extentstore.StreamInfo) error {
 	next := 0
 	for i := range ops {
 		if !ops[i].First {
@@ -73,7 +82,7 @@ func (m *Manager) settle(ctx context.Context, births []*birth, ops []extentstore
 		if err := m.discard(ctx, b.spec, err); err != nil {
 			return err
 		}
-		e, err := m.Allocate(ctx, ops[i].Name, epochs[folderOf(ops[i].Name)], bad)
+		e, err := m.allocate(ctx, ops[i].Name, epochs[folderOf(ops[i].Name)], bad)
 		infos[i].Extents = nil
 		if err == nil {
 			infos[i].Extents = []extentstore.ExtentInfo{e}

@@ -9,17 +9,17 @@ import (
 	"stamp/extentstore"
 )
 
-// node is what the driver knows of an ExtentNode. None of it is on the log.
-type node struct {
+// disk is what the leader knows of a disk. None of it is on the log.
+type disk struct {
 	id    extentstore.DiskID
 	index uint16
 
 	comparing sync.Mutex // one comparison with the state at a time; before mu
 
-	mu   sync.Mutex // guards the fields below
-	up   bool       // answered lately, and its disk serves
-	why  string     // why it is not up
-	disk extentstore.DiskState
+	mu    sync.Mutex // guards the fields below
+	up    bool       // answered lately, and its disk serves
+	why   string     // why it is not up
+	state extentstore.DiskState
 	// trusted says that what the node holds was compared with the state
 	// since it was last away. Until then it has no say in a seal: it may
 	// have come back with an empty disk. absences counts how often it was
@@ -32,7 +32,7 @@ type node struct {
 }
 
 // set notes an answer and reports whether the node has just come up.
-func (n *node) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool) {
+func (n *disk) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	was := n.up
@@ -47,25 +47,25 @@ func (n *node) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 		n.why = disk.Failed
 	}
 	if err == nil {
-		n.disk = disk
+		n.state = disk
 	}
 	return n.up && !was, was && !n.up
 }
 
 // distrust is called with mu held.
-func (n *node) distrust() {
+func (n *disk) distrust() {
 	n.trusted = false
 	n.absences++
 }
 
 // beginTrust and trust bracket a comparison with the state.
-func (n *node) beginTrust() (absences int) {
+func (n *disk) beginTrust() (absences int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.absences
 }
 
-func (n *node) trust(absences int) {
+func (n *disk) trust(absences int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.absences == absences {
@@ -73,7 +73,7 @@ func (n *node) trust(absences int) {
 	}
 }
 
-func (n *node) isTrusted() bool {
+func (n *disk) isTrusted() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.trusted
@@ -81,7 +81,7 @@ func (n *node) isTrusted() bool {
 
 // suspect takes a node out of placement until it answers the next poll, and
 // reports whether it was up.
-func (n *node) suspect(err error) (was bool) {
+func (n *disk) suspect(err error) (was bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	was = n.up
@@ -90,20 +90,20 @@ func (n *node) suspect(err error) (was bool) {
 	return was
 }
 
-func (n *node) reason() string {
+func (n *disk) reason() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.why
 }
 
-func (n *node) hasLost(id extentstore.ExtentID) bool {
+func (n *disk) hasLost(id extentstore.ExtentID) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	_, lost := n.lost[id]
 	return lost
 }
 
-func (n *node) markLost(id extentstore.ExtentID) {
+func (n *disk) markLost(id extentstore.ExtentID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.lost == nil {
@@ -112,7 +112,7 @@ func (n *node) markLost(id extentstore.ExtentID) {
 	n.lost[id] = struct{}{}
 }
 
-func (n *node) markFound(id extentstore.ExtentID) {
+func (n *disk) markFound(id extentstore.ExtentID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.lost, id)
@@ -124,7 +124,7 @@ const pollEvery = time.Second
 // pollSoon is how soon a node that has failed a call is asked again.
 const pollSoon = 20 * time.Millisecond
 
-func (m *Manager) pollLoop() {
+func (m *leader) pollLoop() {
 	for {
 		timer := m.opts.Clock.NewTimer(pollEvery)
 		select {
@@ -142,7 +142,7 @@ func (m *Manager) pollLoop() {
 }
 
 // suspect takes a node out of placement and seals, and has it asked again soon.
-func (m *Manager) suspect(n *node, err error) {
+func (m *leader) suspect(n *disk, err error) {
 	if n.suspect(err) {
 		select {
 		case m.pollWake <- struct{}{}:
@@ -152,7 +152,7 @@ func (m *Manager) suspect(n *node, err error) {
 }
 
 // sleep waits, and reports false when the manager is being closed.
-func (m *Manager) sleep(d time.Duration) bool {
+func (m *leader) sleep(d time.Duration) bool {
 	timer := m.opts.Clock.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -165,9 +165,9 @@ func (m *Manager) sleep(d time.Duration) bool {
 
 // pollAll asks every node for its disk. A node that has come back is
 // reconciled; at start all of them are.
-func (m *Manager) pollAll(ctx context.Context, atStart bool) {
+func (m *leader) pollAll(ctx context.Context, atStart bool) {
 	var wg sync.WaitGroup
-	for _, n := range m.order {
+	for _, n := range m.allDisks() {
 		wg.Go(func() {
 			disk, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.DiskState, error) {
 				return en.Disk(ctx)
@@ -191,7 +191,7 @@ func (m *Manager) pollAll(ctx context.Context, atStart bool) {
 
 // withNode makes one call of an ExtentNode, with the time that a node has for
 // an answer. A node that cannot be reached is suspect.
-func withNode[T any](m *Manager, ctx context.Context, id extentstore.DiskID, call func(context.Context, extentstore.ExtentNode) (T, error)) (T, error) {
+func withNode[T any](m *leader, ctx context.Context, id extentstore.DiskID, call func(context.Context, extentstore.ExtentNode) (T, error)) (T, error) {
 	limited, cancel := context.WithTimeout(ctx, m.opts.NodeTimeout)
 	defer cancel()
 	var result T
@@ -202,7 +202,7 @@ func withNode[T any](m *Manager, ctx context.Context, id extentstore.DiskID, cal
 	if err != nil && ctx.Err() == nil {
 		switch stamp.KindOf(err) {
 		case stamp.Unavailable, stamp.Timeout:
-			if n := m.nodes[id]; n != nil {
+			if n := m.disk(id); n != nil {
 				m.suspect(n, err)
 			}
 		}
@@ -211,13 +211,13 @@ func withNode[T any](m *Manager, ctx context.Context, id extentstore.DiskID, cal
 }
 
 // candidates describes the nodes for placing an extent of a kind.
-func (m *Manager) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []candidate {
-	list := make([]candidate, 0, len(m.order))
-	for _, n := range m.order {
+func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []candidate {
+	list := make([]candidate, 0, len(m.allDisks()))
+	for _, n := range m.allDisks() {
 		n.mu.Lock()
-		c := candidate{index: n.index, room: n.disk.Free, usable: n.up}
+		c := candidate{index: n.index, room: n.state.Free, usable: n.up}
 		if !kind.UserData() {
-			c.room += n.disk.Reserve
+			c.room += n.state.Reserve
 		}
 		n.mu.Unlock()
 		for _, id := range avoid {
@@ -230,14 +230,23 @@ func (m *Manager) candidates(kind extentstore.StreamKind, avoid []extentstore.Di
 
 // Space implements extentstore.StreamManager.
 func (m *Manager) Space(ctx context.Context) (extentstore.Space, error) {
+	l, ctx, leave, err := m.enter(ctx, "manager.Space")
+	if err != nil {
+		return extentstore.Space{}, err
+	}
+	defer leave()
+	return l.space(ctx)
+}
+
+func (m *leader) space(ctx context.Context) (extentstore.Space, error) {
 	if err := m.log.Read(ctx); err != nil {
 		return extentstore.Space{}, err
 	}
-	space := extentstore.Space{Disks: make(map[extentstore.DiskID]extentstore.DiskState, len(m.order))}
+	space := extentstore.Space{Disks: make(map[extentstore.DiskID]extentstore.DiskState, len(m.allDisks()))}
 	withRoom := 0
-	for _, n := range m.order {
+	for _, n := range m.allDisks() {
 		n.mu.Lock()
-		disk := n.disk
+		disk := n.state
 		if !n.up && disk.Failed == "" {
 			disk.Failed = "does not answer: " + n.why
 		}
@@ -252,6 +261,6 @@ func (m *Manager) Space(ctx context.Context) (extentstore.Space, error) {
 			withRoom++
 		}
 	}
-	space.Full = withRoom < leastReplicas(m.opts.Replicas)
+	space.Full = withRoom < leastReplicas(m.replicas())
 	return space, nil
 }

@@ -13,9 +13,9 @@ import (
 
 // reconcileAll compares every node with the state, at start. It waits a second
 // at most: a slow node is finished in the background.
-func (m *Manager) reconcileAll(ctx context.Context) {
+func (m *leader) reconcileAll(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, n := range m.order {
+	for _, n := range m.allDisks() {
 		if !n.isUp() {
 			continue
 		}
@@ -53,7 +53,7 @@ const replicasPerPage = 4096
 // reconcile compares what a node holds with the state, and acts: it drops what
 // is forgotten, forces what is sealed, repairs what is missing, and keeps and
 // reports what nobody issued.
-func (m *Manager) reconcile(ctx context.Context, n *node) {
+func (m *leader) reconcile(ctx context.Context, n *disk) {
 	n.comparing.Lock()
 	defer n.comparing.Unlock()
 	if n.isTrusted() {
@@ -90,7 +90,7 @@ func (m *Manager) reconcile(ctx context.Context, n *node) {
 }
 
 // compare walks the node's list and the state side by side.
-func (m *Manager) compare(ctx context.Context, n *node) (findings, error) {
+func (m *leader) compare(ctx context.Context, n *disk) (findings, error) {
 	var f findings
 	after := extentstore.ExtentID(0)
 	for last := false; !last; {
@@ -115,7 +115,7 @@ func (m *Manager) compare(ctx context.Context, n *node) (findings, error) {
 }
 
 // comparePage compares the ids in (after, upTo].
-func (m *Manager) comparePage(n *node, page []extentstore.ReplicaState, after, upTo extentstore.ExtentID, f *findings) error {
+func (m *leader) comparePage(n *disk, page []extentstore.ReplicaState, after, upTo extentstore.ExtentID, f *findings) error {
 	// Pending ids are looked at before the state: an id that is not pending
 	// any more is in the state, or never will be.
 	pending := map[extentstore.ExtentID]bool{}
@@ -172,7 +172,7 @@ func (s *State) judge(r *extentstore.ReplicaState, f *findings) {
 	}
 }
 
-func (m *Manager) noteForeign(ctx context.Context, n *node, ids []extentstore.ExtentID) {
+func (m *leader) noteForeign(ctx context.Context, n *disk, ids []extentstore.ExtentID) {
 	if len(ids) == 0 {
 		return
 	}
@@ -191,7 +191,7 @@ func (m *Manager) noteForeign(ctx context.Context, n *node, ids []extentstore.Ex
 // time, and extents are created beside it. A sealed one is repaired. An
 // unsealed one may never have been created here, or lost with the disk: the
 // node has no say in its seal.
-func (m *Manager) noteMissing(ctx context.Context, n *node, f findings) error {
+func (m *leader) noteMissing(ctx context.Context, n *disk, f findings) error {
 	for _, id := range f.missing {
 		_, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
 			return en.Stat(ctx, id)

@@ -23,7 +23,7 @@ const maxTasks = 1 << 20
 
 // repairs works off tasks, one at a time, whenever their nodes answer.
 type repairs struct {
-	m    *Manager
+	m    *leader
 	wake chan struct{}
 
 	mu    sync.Mutex // guards the fields below
@@ -38,7 +38,7 @@ type repairs struct {
 // verifyEvery is how often a reported replica is read through at most.
 const verifyEvery = time.Minute
 
-func newRepairs(m *Manager) *repairs {
+func newRepairs(m *leader) *repairs {
 	return &repairs{m: m, wake: make(chan struct{}, 1), known: map[task]struct{}{}, verified: map[task]time.Time{}}
 }
 
@@ -125,8 +125,8 @@ func (r *repairs) next() (task, bool) {
 
 // perform makes one replica right and reports whether there is nothing left to
 // try.
-func (m *Manager) perform(t task) (finished bool) {
-	n := m.nodes[t.node]
+func (m *leader) perform(t task) (finished bool) {
+	n := m.disk(t.node)
 	if n == nil {
 		return true
 	}
@@ -165,7 +165,7 @@ func (m *Manager) perform(t task) (finished bool) {
 }
 
 // verifyReplica reads a whole replica, which may take long.
-func (m *Manager) verifyReplica(info extentstore.ExtentInfo, name extentstore.DiskID) error {
+func (m *leader) verifyReplica(info extentstore.ExtentInfo, name extentstore.DiskID) error {
 	en, err := m.opts.Nodes.Node(name)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (m *Manager) verifyReplica(info extentstore.ExtentInfo, name extentstore.Di
 
 // rebuild makes a replica anew from another one, which is read through once
 // before the old replica is dropped.
-func (m *Manager) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKind, to extentstore.DiskID) (finished bool) {
+func (m *leader) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKind, to extentstore.DiskID) (finished bool) {
 	log := m.opts.Log.With("extent", info.ID, "node", to)
 	from, away, err := m.findSource(info, to)
 	switch {
@@ -194,7 +194,7 @@ func (m *Manager) rebuild(info extentstore.ExtentInfo, kind extentstore.StreamKi
 		return false
 	}
 	m.metrics.repaired.Inc()
-	m.nodes[to].markFound(info.ID)
+	m.disk(to).markFound(info.ID)
 	log.Info("replica repaired", "length", info.Length)
 	return true
 }
@@ -205,7 +205,7 @@ type source struct{ node extentstore.ExtentNode }
 
 // findSource finds a good replica other than one; away says that one which
 // does not answer may be good.
-func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.DiskID) (from *source, away bool, err error) {
+func (m *leader) findSource(info extentstore.ExtentInfo, other extentstore.DiskID) (from *source, away bool, err error) {
 	if info.Length == 0 {
 		return &source{}, false, nil
 	}
@@ -213,7 +213,7 @@ func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.Disk
 		if name == other {
 			continue
 		}
-		n := m.nodes[name]
+		n := m.disk(name)
 		if n == nil || !n.isUp() {
 			away = true
 			continue
@@ -238,7 +238,7 @@ func (m *Manager) findSource(info extentstore.ExtentInfo, other extentstore.Disk
 
 const copyPiece = 1 << 20
 
-func (m *Manager) copyReplica(info extentstore.ExtentInfo, kind extentstore.StreamKind, from *source, to extentstore.DiskID) error {
+func (m *leader) copyReplica(info extentstore.ExtentInfo, kind extentstore.StreamKind, from *source, to extentstore.DiskID) error {
 	en, err := m.opts.Nodes.Node(to)
 	if err != nil {
 		return err
@@ -277,5 +277,10 @@ const repairTime = 10 * time.Minute
 // unsealed one is when it is sealed, or at the next report after that.
 func (m *Manager) ReportDamage(id extentstore.ExtentID, on extentstore.DiskID) {
 	m.metrics.damage.Inc()
-	m.todo.add(task{extent: id, node: on, damaged: true})
+	l, _, leave, err := m.enter(context.Background(), "manager.ReportDamage")
+	if err != nil {
+		return // the next read that meets the damage reports it to the next leader
+	}
+	defer leave()
+	l.todo.add(task{extent: id, node: on, damaged: true})
 }

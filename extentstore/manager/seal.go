@@ -13,6 +13,15 @@ import (
 // Seal implements extentstore.StreamManager.
 func (m *Manager) Seal(ctx context.Context, id extentstore.ExtentID, at int64) (length int64, err error) {
 	defer m.metrics.observe("seal", m.opts.Clock.Now(), &err)
+	l, ctx, leave, err := m.enter(ctx, "manager.Seal")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	return l.seal(ctx, id, at)
+}
+
+func (m *leader) seal(ctx context.Context, id extentstore.ExtentID, at int64) (length int64, err error) {
 	var info extentstore.ExtentInfo
 	err = m.read(ctx, func(s *State) error {
 		e, ok := s.extents.Get(id)
@@ -39,7 +48,7 @@ func (m *Manager) Seal(ctx context.Context, id extentstore.ExtentID, at int64) (
 
 // sealAt fixes lengths on the log and forces the replicas to them. It returns
 // the extents as they are now: one that was sealed before keeps its length.
-func (m *Manager) sealAt(ctx context.Context, infos []extentstore.ExtentInfo, lengths []int64) ([]extentstore.ExtentInfo, error) {
+func (m *leader) sealAt(ctx context.Context, infos []extentstore.ExtentInfo, lengths []int64) ([]extentstore.ExtentInfo, error) {
 	c := &command.Seal{}
 	for i := range infos {
 		c.Lengths = append(c.Lengths, &command.Length{Extent: uint64(infos[i].ID), Length: lengths[i]})
@@ -63,7 +72,7 @@ type answer struct {
 // at: the smallest of the honest answers. One is enough to be safe, because
 // what was acknowledged is on every replica; the others have a few
 // milliseconds to join in.
-func (m *Manager) askLength(ctx context.Context, info extentstore.ExtentInfo) (int64, error) {
+func (m *leader) askLength(ctx context.Context, info extentstore.ExtentInfo) (int64, error) {
 	answers := make(chan answer, len(info.Replicas))
 	for _, name := range info.Replicas {
 		if len(info.Replicas) == 1 {
@@ -91,8 +100,8 @@ func (m *Manager) askLength(ctx context.Context, info extentstore.ExtentInfo) (i
 	return m.decideLength(info, got)
 }
 
-func (m *Manager) askReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID) answer {
-	n := m.nodes[name]
+func (m *leader) askReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID) answer {
+	n := m.disk(name)
 	if n == nil {
 		return answer{err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a node of this stamp any more", name)}
 	}
@@ -116,7 +125,7 @@ func notCompared(name extentstore.DiskID) error {
 
 // decideLength is the rule. If every replica has answered and none of them can
 // be trusted, nothing better will ever be known: the longest of them is kept.
-func (m *Manager) decideLength(info extentstore.ExtentInfo, got []answer) (int64, error) {
+func (m *leader) decideLength(info extentstore.ExtentInfo, got []answer) (int64, error) {
 	smallest, longest, failed := int64(-1), int64(0), 0
 	var cause error
 	for _, a := range got {
@@ -145,7 +154,7 @@ func (m *Manager) decideLength(info extentstore.ExtentInfo, got []answer) (int64
 
 // force tells the replicas of sealed extents their length. It waits for those
 // that answer in time; the others are told as soon as they do.
-func (m *Manager) force(ctx context.Context, infos []extentstore.ExtentInfo) {
+func (m *leader) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 	if len(infos) == 1 && len(infos[0].Replicas) == 1 {
 		m.forceReplica(ctx, infos[0], infos[0].Replicas[0])
 		return
@@ -155,7 +164,7 @@ func (m *Manager) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 	waiting := 0
 	for _, info := range infos {
 		for _, name := range info.Replicas {
-			if n := m.nodes[name]; n != nil && !n.isUp() {
+			if n := m.disk(name); n != nil && !n.isUp() {
 				m.todo.add(task{extent: info.ID, node: name})
 				continue
 			}
@@ -188,7 +197,7 @@ const forcePatience = 100 * time.Millisecond
 // maxParallel bounds the calls of ExtentNodes that one request makes at once.
 const maxParallel = 64
 
-func (m *Manager) forceReplica(ctx context.Context, info extentstore.ExtentInfo, name extentstore.DiskID) {
+func (m *leader) forceReplica(ctx context.Context, info extentstore.ExtentInfo, name extentstore.DiskID) {
 	_, err := withNode(m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Seal(ctx, info.ID, info.Length)
 	})
@@ -197,7 +206,7 @@ func (m *Manager) forceReplica(ctx context.Context, info extentstore.ExtentInfo,
 	}
 }
 
-func (n *node) isUp() bool {
+func (n *disk) isUp() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.up
@@ -210,6 +219,15 @@ func (n *node) isUp() bool {
 // closed before they exist.
 func (m *Manager) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
 	defer m.metrics.observe("acquire", m.opts.Clock.Now(), &err)
+	l, ctx, leave, err := m.enter(ctx, "manager.Acquire")
+	if err != nil {
+		return 0, nil, err
+	}
+	defer leave()
+	return l.acquire(ctx, folder)
+}
+
+func (m *leader) acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
 	out, err := m.propose(ctx, &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: folder}}})
 	if err != nil {
 		return 0, nil, err
@@ -241,7 +259,7 @@ func (m *Manager) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch
 }
 
 // askLengths asks for many extents at once.
-func (m *Manager) askLengths(ctx context.Context, infos []extentstore.ExtentInfo) ([]int64, error) {
+func (m *leader) askLengths(ctx context.Context, infos []extentstore.ExtentInfo) ([]int64, error) {
 	lengths := make([]int64, len(infos))
 	errs := make([]error, len(infos))
 	var wg sync.WaitGroup

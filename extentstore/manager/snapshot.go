@@ -7,27 +7,31 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"stamp"
 	"stamp/extentstore"
 )
 
-// A snapshot of the state, version 1. Integers are little-endian.
+// A snapshot of the state, version 2. Integers are little-endian.
 //
 //	offset  bytes  field
 //	0       4      "STSM"
-//	4       4      version, 1
+//	4       4      version
 //	8       ...    records, each: 1 byte type, 4 bytes n, n bytes payload
 //
 // Types and their payloads, in this order; a string is 2 bytes of length and
 // its bytes, a list is as long as its record:
 //
 //	'H'  8 next id, string stamp
-//	'N'  list of strings: the nodes, in the order of their index
+//	'M'  list of nodes in the order of their registration: string name, string
+//	     rack, string address, 1 flags (1 = removed)
+//	'D'  list of disks in the order of their index: string name, 2 index of its
+//	     node, 1 flags (none yet)
 //	'F'  8 epoch, string folder: once for each folder, in order
 //	'G'  list of 8-byte ids that are foreign, in order; missing if there are none
 //	'X'  list of extents of 40 bytes, in order; up to 1024 in one record:
-//	     8 id, 8 length or -1, 8 since, 4 references, 3 times 2 node + 1 or 0,
+//	     8 id, 8 length or -1, 8 since, 4 references, 3 times 2 disk + 1 or 0,
 //	     1 kind, 1 flags (1 = condemned), 4 zero
 //	'S'  once for each stream, in order: string name, 1 kind, 8 created,
 //	     2 length of the content in the entry and the content, then a list of
@@ -35,10 +39,14 @@ import (
 //	'E'  8 number of extents, 8 number of streams, 4 CRC-32C of all before
 //	     the CRC. Nothing follows.
 //
+// Version 1 has in place of 'M' and 'D':
+//
+//	'N'  list of strings: the disks, in the order of their index
+//
 // Any damage makes the whole snapshot unusable; there are older ones.
 const (
 	snapshotMagic   = "STSM"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	extentSize      = 40
 	extentsPerChunk = 1024
 )
@@ -51,7 +59,8 @@ func (s *State) freeze() *State {
 	f.epochs = s.epochs.Copy()
 	f.extents = s.extents.Copy()
 	f.foreign = s.foreign.Copy()
-	f.garbage, f.placed = nil, nil
+	f.nodes, f.disks = slices.Clone(s.nodes), slices.Clone(s.disks)
+	f.garbage, f.placed, f.diskAt = nil, nil, nil
 	return &f
 }
 
@@ -81,6 +90,13 @@ func (w *snapshotWriter) record(kind byte) {
 func (w *snapshotWriter) u16(v uint16) { w.buf = binary.LittleEndian.AppendUint16(w.buf, v) }
 func (w *snapshotWriter) u32(v uint32) { w.buf = binary.LittleEndian.AppendUint32(w.buf, v) }
 func (w *snapshotWriter) u64(v uint64) { w.buf = binary.LittleEndian.AppendUint64(w.buf, v) }
+func (w *snapshotWriter) flag(on bool) {
+	if on {
+		w.buf = append(w.buf, 1)
+	} else {
+		w.buf = append(w.buf, 0)
+	}
+}
 func (w *snapshotWriter) str(s string) { w.u16(uint16(len(s))); w.buf = append(w.buf, s...) }
 
 // writeTo writes a snapshot.
@@ -94,9 +110,18 @@ func (s *State) writeTo(out io.Writer) error {
 	w.str(string(s.stamp))
 	w.record('H')
 	for _, n := range s.nodes {
-		w.str(string(n))
+		w.str(string(n.id))
+		w.str(n.rack)
+		w.str(n.address)
+		w.flag(n.removed)
 	}
-	w.record('N')
+	w.record('M')
+	for _, d := range s.disks {
+		w.str(string(d.id))
+		w.u16(d.node)
+		w.buf = append(w.buf, 0)
+	}
+	w.record('D')
 	s.epochs.Scan(func(folder string, epoch stamp.Epoch) bool {
 		w.u64(uint64(epoch))
 		w.str(folder)
@@ -193,7 +218,7 @@ func (r *snapshotReader) state() (*State, error) {
 	if string(head[:4]) != snapshotMagic {
 		return nil, fmt.Errorf("begins with %q", head[:4])
 	}
-	if v := binary.LittleEndian.Uint32(head[4:]); v != snapshotVersion {
+	if v := binary.LittleEndian.Uint32(head[4:]); v < 1 || v > snapshotVersion {
 		return nil, stamp.Errorf(stamp.Unsupported, "manager.readState", "snapshot of version %d; this program knows %d", v, snapshotVersion)
 	}
 	s := newState()
@@ -268,7 +293,17 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 		s.stamp = extentstore.StampID(r.str())
 	case 'N':
 		for len(r.rest) > 0 {
-			s.nodes = append(s.nodes, extentstore.DiskID(r.str()))
+			s.addDisk(extentstore.DiskID(r.str()))
+		}
+	case 'M':
+		for len(r.rest) > 0 {
+			s.nodes = append(s.nodes, nodeRecord{id: extentstore.NodeID(r.str()), rack: r.str(), address: r.str(), removed: r.u8() != 0})
+		}
+	case 'D':
+		for len(r.rest) > 0 {
+			if err := r.disk(s); err != nil {
+				return err
+			}
 		}
 	case 'F':
 		epoch := stamp.Epoch(r.u64())
@@ -296,14 +331,25 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 	return nil
 }
 
+func (r *snapshotReader) disk(s *State) error {
+	d := diskRecord{id: extentstore.DiskID(r.str()), node: r.u16()}
+	r.u8()
+	if _, again := s.diskAt[d.id]; again || int(d.node) >= len(s.nodes) || len(s.disks) == maxDisks {
+		return fmt.Errorf("disk %s, number %d, of node %d is damaged", d.id, len(s.disks), d.node)
+	}
+	s.diskAt[d.id] = uint16(len(s.disks))
+	s.disks = append(s.disks, d)
+	return nil
+}
+
 func (r *snapshotReader) extent(s *State) error {
 	id := extentstore.ExtentID(r.u64())
 	e := extent{length: int64(r.u64()), since: int64(r.u64()), refs: r.u32()}
 	n := 0
 	for i := range e.replicas {
 		e.replicas[i] = r.u16()
-		if int(e.replicas[i]) > len(s.nodes) {
-			return fmt.Errorf("extent %v is on node %d of %d", id, e.replicas[i], len(s.nodes))
+		if int(e.replicas[i]) > len(s.disks) {
+			return fmt.Errorf("extent %v is on disk %d of %d", id, e.replicas[i], len(s.disks))
 		}
 		if e.replicas[i] != 0 {
 			n++

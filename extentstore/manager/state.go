@@ -16,7 +16,8 @@ import (
 type State struct {
 	stamp   extentstore.StampID
 	next    extentstore.ExtentID // ids below it are reserved or issued
-	nodes   []extentstore.DiskID
+	nodes   []nodeRecord         // in the order of their registration
+	disks   []diskRecord         // what the indexes of replicas stand for: none is ever taken away
 	streams *btree.Map[string, *stream]
 	epochs  *btree.Map[string, stamp.Epoch] // by folder
 	extents *btree.Map[extentstore.ExtentID, extent]
@@ -25,6 +26,7 @@ type State struct {
 	// Derived from the above.
 	garbage   *btree.Map[garbageKey, struct{}] // refs == 0, by age; condemned ones too
 	placed    map[replicas][]extentstore.DiskID
+	diskAt    map[extentstore.DiskID]uint16 // index into disks
 	nUnsealed int
 }
 
@@ -48,7 +50,21 @@ type extent struct {
 	condemned bool
 }
 
-// replicas are indexes into State.nodes, plus one; the first is the primary.
+// nodeRecord is an ExtentNode that was registered.
+type nodeRecord struct {
+	id      extentstore.NodeID
+	rack    string // outermost fault domain; empty means one of its own
+	address string // of its data path and control; empty in one process
+	removed bool   // not in the directory until it is registered again
+}
+
+// diskRecord is a disk that replicas may be placed on.
+type diskRecord struct {
+	id   extentstore.DiskID
+	node uint16 // index into State.nodes
+}
+
+// replicas are indexes into State.disks, plus one; the first is the primary.
 type replicas [extentstore.MaxReplicas]uint16
 
 // garbageKey orders garbage by age: time and id, big-endian, as a string.
@@ -65,6 +81,7 @@ func newState() *State {
 		foreign: btree.NewMap[extentstore.ExtentID, struct{}](64),
 		garbage: btree.NewMap[garbageKey, struct{}](64),
 		placed:  map[replicas][]extentstore.DiskID{},
+		diskAt:  map[extentstore.DiskID]uint16{},
 	}
 }
 
@@ -84,10 +101,10 @@ func (s *State) inFolder(folder string, fn func(name string, st *stream)) {
 	})
 }
 
-// nodesOf names the nodes of replicas. The slice is shared: nobody changes it.
-func (s *State) nodesOf(r replicas) []extentstore.DiskID { return s.placed[r] }
+// disksOf names the disks of replicas. The slice is shared: nobody changes it.
+func (s *State) disksOf(r replicas) []extentstore.DiskID { return s.placed[r] }
 
-// place remembers the names for a new combination of nodes.
+// place remembers the names for a new combination of disks.
 func (s *State) place(r replicas) {
 	if _, ok := s.placed[r]; ok {
 		return
@@ -95,19 +112,39 @@ func (s *State) place(r replicas) {
 	var names []extentstore.DiskID
 	for _, n := range r {
 		if n != 0 {
-			names = append(names, s.nodes[n-1])
+			names = append(names, s.disks[n-1].id)
 		}
 	}
 	s.placed[r] = slices.Clip(names)
 }
 
-func (s *State) nodeIndex(id extentstore.DiskID) (uint16, bool) {
-	i := slices.Index(s.nodes, id)
+func (s *State) diskIndex(id extentstore.DiskID) (uint16, bool) {
+	i, ok := s.diskAt[id]
+	return i, ok
+}
+
+func (s *State) nodeIndex(id extentstore.NodeID) (uint16, bool) {
+	i := slices.IndexFunc(s.nodes, func(n nodeRecord) bool { return n.id == id })
 	return uint16(i), i >= 0
 }
 
+// addDisk makes a disk known. It belongs to a node that is known, or one that
+// becomes known by it.
+func (s *State) addDisk(id extentstore.DiskID) {
+	if _, known := s.diskIndex(id); known {
+		return
+	}
+	node, known := s.nodeIndex(id.Node())
+	if !known {
+		node = uint16(len(s.nodes))
+		s.nodes = append(s.nodes, nodeRecord{id: id.Node()})
+	}
+	s.diskAt[id] = uint16(len(s.disks))
+	s.disks = append(s.disks, diskRecord{id: id, node: node})
+}
+
 func (s *State) extentInfo(id extentstore.ExtentID, e *extent) extentstore.ExtentInfo {
-	info := extentstore.ExtentInfo{ID: id, Replicas: s.nodesOf(e.replicas), Refs: int(e.refs)}
+	info := extentstore.ExtentInfo{ID: id, Replicas: s.disksOf(e.replicas), Refs: int(e.refs)}
 	if e.length != unsealed {
 		info.Sealed, info.Length = true, e.length
 	}

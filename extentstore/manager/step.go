@@ -39,6 +39,8 @@ func (s *State) Step(now time.Time, c *command.Command) Output {
 		return s.collect(what.Collect)
 	case *command.Command_Foreign:
 		return s.addForeign(what.Foreign.Extents)
+	case *command.Command_Register:
+		return s.register(what.Register)
 	}
 	return refuse(stamp.Invalid, "command %T", c.What)
 }
@@ -55,9 +57,10 @@ func (s *State) init(c *command.Init) Output {
 		s.stamp = extentstore.StampID(c.Stamp)
 	}
 	for _, name := range c.Nodes {
-		if _, known := s.nodeIndex(extentstore.DiskID(name)); !known {
-			s.nodes = append(s.nodes, extentstore.DiskID(name))
+		if len(s.disks) == maxDisks {
+			break
 		}
+		s.addDisk(extentstore.DiskID(name))
 	}
 	return Output{}
 }

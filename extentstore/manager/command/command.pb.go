@@ -27,8 +27,8 @@ const (
 
 type Command struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 1
-	Time    int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`       // milliseconds since 1970, by the leader's clock
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Time    int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"` // milliseconds since 1970, by the leader's clock
 	// Types that are valid to be assigned to What:
 	//
 	//	*Command_Init
@@ -39,6 +39,7 @@ type Command struct {
 	//	*Command_Reserve
 	//	*Command_Collect
 	//	*Command_Foreign
+	//	*Command_Register
 	What          isCommand_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -167,6 +168,15 @@ func (x *Command) GetForeign() *Foreign {
 	return nil
 }
 
+func (x *Command) GetRegister() *Register {
+	if x != nil {
+		if x, ok := x.What.(*Command_Register); ok {
+			return x.Register
+		}
+	}
+	return nil
+}
+
 type isCommand_What interface {
 	isCommand_What()
 }
@@ -203,6 +213,10 @@ type Command_Foreign struct {
 	Foreign *Foreign `protobuf:"bytes,10,opt,name=foreign,proto3,oneof"`
 }
 
+type Command_Register struct {
+	Register *Register `protobuf:"bytes,11,opt,name=register,proto3,oneof"` // since version 2
+}
+
 func (*Command_Init) isCommand_What() {}
 
 func (*Command_Acquire) isCommand_What() {}
@@ -219,7 +233,10 @@ func (*Command_Collect) isCommand_What() {}
 
 func (*Command_Foreign) isCommand_What() {}
 
-// Init names the stamp, once, and the nodes that it may place replicas on.
+func (*Command_Register) isCommand_What() {}
+
+// Init names the stamp, once, and, in version 1, the disks that it may place
+// replicas on.
 type Init struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stamp         string                 `protobuf:"bytes,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
@@ -475,7 +492,7 @@ func (x *Op) GetExtent() uint64 {
 type Place struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Extent        uint64                 `protobuf:"varint,1,opt,name=extent,proto3" json:"extent,omitempty"`
-	Nodes         []uint32               `protobuf:"varint,2,rep,packed,name=nodes,proto3" json:"nodes,omitempty"` // index into the nodes known
+	Nodes         []uint32               `protobuf:"varint,2,rep,packed,name=nodes,proto3" json:"nodes,omitempty"` // index into the disks known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -827,11 +844,81 @@ func (x *Foreign) GetExtents() []uint64 {
 	return nil
 }
 
+// Register makes an ExtentNode known, or known at another place or with more
+// disks.
+type Register struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Rack          string                 `protobuf:"bytes,2,opt,name=rack,proto3" json:"rack,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Disks         []string               `protobuf:"bytes,4,rep,name=disks,proto3" json:"disks,omitempty"` // added to those known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Register) Reset() {
+	*x = Register{}
+	mi := &file_command_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Register) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Register) ProtoMessage() {}
+
+func (x *Register) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Register.ProtoReflect.Descriptor instead.
+func (*Register) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Register) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Register) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *Register) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Register) GetDisks() []string {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
 var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\x15stamp.manager.command\"\x8d\x04\n" +
+	"\rcommand.proto\x12\x15stamp.manager.command\"\xcc\x04\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x121\n" +
@@ -843,7 +930,8 @@ const file_command_proto_rawDesc = "" +
 	"\areserve\x18\b \x01(\v2\x1e.stamp.manager.command.ReserveH\x00R\areserve\x12:\n" +
 	"\acollect\x18\t \x01(\v2\x1e.stamp.manager.command.CollectH\x00R\acollect\x12:\n" +
 	"\aforeign\x18\n" +
-	" \x01(\v2\x1e.stamp.manager.command.ForeignH\x00R\aforeignB\x06\n" +
+	" \x01(\v2\x1e.stamp.manager.command.ForeignH\x00R\aforeign\x12=\n" +
+	"\bregister\x18\v \x01(\v2\x1f.stamp.manager.command.RegisterH\x00R\bregisterB\x06\n" +
 	"\x04what\"2\n" +
 	"\x04Init\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\tR\x05stamp\x12\x14\n" +
@@ -883,7 +971,12 @@ const file_command_proto_rawDesc = "" +
 	"\acondemn\x18\x01 \x03(\x04R\acondemn\x12\x16\n" +
 	"\x06forget\x18\x02 \x03(\x04R\x06forget\"#\n" +
 	"\aForeign\x12\x18\n" +
-	"\aextents\x18\x01 \x03(\x04R\aextentsB#Z!stamp/extentstore/manager/commandb\x06proto3"
+	"\aextents\x18\x01 \x03(\x04R\aextents\"b\n" +
+	"\bRegister\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04rack\x18\x02 \x01(\tR\x04rack\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05disks\x18\x04 \x03(\tR\x05disksB#Z!stamp/extentstore/manager/commandb\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -897,7 +990,7 @@ func file_command_proto_rawDescGZIP() []byte {
 	return file_command_proto_rawDescData
 }
 
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_command_proto_goTypes = []any{
 	(*Command)(nil),  // 0: stamp.manager.command.Command
 	(*Init)(nil),     // 1: stamp.manager.command.Init
@@ -911,7 +1004,8 @@ var file_command_proto_goTypes = []any{
 	(*Reserve)(nil),  // 9: stamp.manager.command.Reserve
 	(*Collect)(nil),  // 10: stamp.manager.command.Collect
 	(*Foreign)(nil),  // 11: stamp.manager.command.Foreign
-	nil,              // 12: stamp.manager.command.Modify.EpochsEntry
+	(*Register)(nil), // 12: stamp.manager.command.Register
+	nil,              // 13: stamp.manager.command.Modify.EpochsEntry
 }
 var file_command_proto_depIdxs = []int32{
 	1,  // 0: stamp.manager.command.Command.init:type_name -> stamp.manager.command.Init
@@ -922,16 +1016,17 @@ var file_command_proto_depIdxs = []int32{
 	9,  // 5: stamp.manager.command.Command.reserve:type_name -> stamp.manager.command.Reserve
 	10, // 6: stamp.manager.command.Command.collect:type_name -> stamp.manager.command.Collect
 	11, // 7: stamp.manager.command.Command.foreign:type_name -> stamp.manager.command.Foreign
-	12, // 8: stamp.manager.command.Modify.epochs:type_name -> stamp.manager.command.Modify.EpochsEntry
-	4,  // 9: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
-	5,  // 10: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
-	5,  // 11: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
-	8,  // 12: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 8: stamp.manager.command.Command.register:type_name -> stamp.manager.command.Register
+	13, // 9: stamp.manager.command.Modify.epochs:type_name -> stamp.manager.command.Modify.EpochsEntry
+	4,  // 10: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
+	5,  // 11: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
+	5,  // 12: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
+	8,  // 13: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -948,6 +1043,7 @@ func file_command_proto_init() {
 		(*Command_Reserve)(nil),
 		(*Command_Collect)(nil),
 		(*Command_Foreign)(nil),
+		(*Command_Register)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -955,7 +1051,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
