@@ -109,15 +109,16 @@ func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
 	}
 	n := int64(len(d.loc.label.Disks))
 	en, err := node.Open(ctx, node.Options{
-		ID: ld.Node, Stamp: d.loc.label.Stamp, Disk: dir, Peers: d.nodes,
-		JournalSize: d.sizes.journal, Reserve: d.sizes.reserve,
+		ID: ld.Node.Node(), Stamp: d.loc.label.Stamp, Peers: d.nodes,
+		Disks:        []node.DiskOptions{{ID: ld.Node, Disk: dir, Reserve: d.sizes.reserve}},
+		JournalSize:  d.sizes.journal,
 		MaxUnflushed: unflushed / n, IndexCache: indexCache / n,
 		Log: d.log, Metrics: d.registry,
 	})
 	if err != nil {
 		return err
 	}
-	d.nodes[ld.Node] = en
+	d.nodes[ld.Node] = en.Disk(ld.Node)
 	d.onClose("extent node "+string(ld.Node), func(context.Context) error { return en.Shutdown() })
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Append implements extentstore.ExtentNode.
-func (n *Node) Append(ctx context.Context, id extentstore.ExtentID, blocks []extentstore.Block) (int64, error) {
+func (n *Disk) Append(ctx context.Context, id extentstore.ExtentID, blocks []extentstore.Block) (int64, error) {
 	const op = "node.Append"
 	start := time.Now()
 	offset, err := n.appendPrimary(ctx, op, id, blocks)
@@ -19,7 +19,7 @@ func (n *Node) Append(ctx context.Context, id extentstore.ExtentID, blocks []ext
 	return offset, err
 }
 
-func (n *Node) appendPrimary(ctx context.Context, op string, id extentstore.ExtentID, blocks []extentstore.Block) (int64, error) {
+func (n *Disk) appendPrimary(ctx context.Context, op string, id extentstore.ExtentID, blocks []extentstore.Block) (int64, error) {
 	a := appending{op: op, blocks: blocks, offset: -1}
 	if err := n.prepare(ctx, &a, id); err != nil {
 		return 0, err
@@ -36,7 +36,7 @@ func (n *Node) appendPrimary(ctx context.Context, op string, id extentstore.Exte
 }
 
 // Replicate implements extentstore.ExtentNode.
-func (n *Node) Replicate(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error {
+func (n *Disk) Replicate(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error {
 	const op = "node.Replicate"
 	start := time.Now()
 	a := appending{op: op, blocks: blocks, offset: offset}
@@ -67,7 +67,7 @@ type appending struct {
 func (a *appending) large() bool { return a.total >= extentstore.BypassJournal }
 
 // prepare checks everything that can be checked before the append has a place.
-func (n *Node) prepare(ctx context.Context, a *appending, id extentstore.ExtentID) error {
+func (n *Disk) prepare(ctx context.Context, a *appending, id extentstore.ExtentID) error {
 	if err := n.serving(a.op); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func checkBlock(b *extentstore.Block) error {
 //
 // Once the append has a place, it goes on whatever becomes of ctx: others may
 // already stand behind it. Only the wait for this node's own disk is cut short.
-func (n *Node) do(ctx context.Context, a *appending) error {
+func (n *Disk) do(ctx context.Context, a *appending) error {
 	size := n.journalSize(a)
 	if err := n.admit(ctx, a, size); err != nil {
 		return err
@@ -161,7 +161,7 @@ func (n *Node) do(ctx context.Context, a *appending) error {
 	return err
 }
 
-func (n *Node) journalSize(a *appending) int64 {
+func (n *Disk) journalSize(a *appending) int64 {
 	sums := 0
 	for i := range a.blocks {
 		sums += len(a.blocks[i].Sums)
@@ -176,7 +176,7 @@ func (n *Node) journalSize(a *appending) int64 {
 // claim gives the append its place at the end of the extent and adds its blocks
 // to the index in memory. It returns with the extent's mu held, unless it
 // fails. A replicated append waits for its predecessors.
-func (n *Node) claim(ctx context.Context, a *appending) error {
+func (n *Disk) claim(ctx context.Context, a *appending) error {
 	x := a.x
 	x.mu.Lock()
 	for {
@@ -216,7 +216,7 @@ func (n *Node) claim(ctx context.Context, a *appending) error {
 }
 
 // appendSmall takes the append into memory and into the journal.
-func (n *Node) appendSmall(ctx context.Context, a *appending) (*commit, error) {
+func (n *Disk) appendSmall(ctx context.Context, a *appending) (*commit, error) {
 	if err := n.claim(ctx, a); err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (n *Node) appendSmall(ctx context.Context, a *appending) (*commit, error) {
 
 // enqueue gives the append's entry to the journal. Called with the extent's mu
 // held, when all before it are queued.
-func (n *Node) enqueue(a *appending, kind byte) (*commit, error) {
+func (n *Disk) enqueue(a *appending, kind byte) (*commit, error) {
 	l := a.x.live
 	n.activate(a.x) // a round may have gone by since the append got its place
 	end := a.offset + a.total
@@ -271,7 +271,7 @@ func (n *Node) enqueue(a *appending, kind byte) (*commit, error) {
 
 // enqueueInTurn waits until everything before the append is queued, which
 // takes as long as the data disk needs for the large ones among it.
-func (n *Node) enqueueInTurn(a *appending, kind byte) (*commit, error) {
+func (n *Disk) enqueueInTurn(a *appending, kind byte) (*commit, error) {
 	x := a.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -301,7 +301,7 @@ func (n *Node) enqueueInTurn(a *appending, kind byte) (*commit, error) {
 // appendLarge writes the payload to the extent's file, and then only the index
 // entry and the partial last sector to the journal. That spares a device that
 // holds journal and data half of the bytes.
-func (n *Node) appendLarge(ctx context.Context, a *appending) (*commit, error) {
+func (n *Disk) appendLarge(ctx context.Context, a *appending) (*commit, error) {
 	x := a.x
 	x.mu.Lock()
 	if err := x.appendable(a.op); err != nil {
@@ -327,7 +327,7 @@ func (n *Node) appendLarge(ctx context.Context, a *appending) (*commit, error) {
 }
 
 // placeLarge gives the append its place and its payload to the file, durably.
-func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error {
+func (n *Disk) placeLarge(ctx context.Context, a *appending, reach int64) error {
 	x := a.x
 	h, err := n.files.get(x, true)
 	if err != nil {
@@ -380,7 +380,7 @@ func (n *Node) placeLarge(ctx context.Context, a *appending, reach int64) error 
 }
 
 // writeLarge writes the whole sectors that the append completes.
-func (n *Node) writeLarge(ctx context.Context, h *handle, a *appending, head []byte) error {
+func (n *Disk) writeLarge(ctx context.Context, h *handle, a *appending, head []byte) error {
 	at := sectorDown(a.offset)
 	end := sectorDown(a.offset + a.total)
 	if err := h.grow(n, end, a.x.target); err != nil {
@@ -424,7 +424,7 @@ func copyOut(p []byte, blocks []extentstore.Block, skip int64) {
 // context makes the context of the calls to the other replicas. It is not the
 // caller's: others may already stand behind the append, so it goes on when its
 // caller has gone. Called with the extent's mu held.
-func (a *appending) context(n *Node) {
+func (a *appending) context(n *Disk) {
 	if len(a.others) > 0 {
 		a.ctx, a.cancel = context.WithTimeout(a.x.live.replication(), n.opts.ReplicateTimeout)
 	}
@@ -432,7 +432,7 @@ func (a *appending) context(n *Node) {
 
 // replicate sends the append to the secondaries, each in a goroutine that do
 // waits for.
-func (n *Node) replicate(a *appending) {
+func (n *Disk) replicate(a *appending) {
 	if len(a.others) == 0 {
 		return
 	}
@@ -456,7 +456,7 @@ func (n *Node) replicate(a *appending) {
 }
 
 // await waits for an entry to be on the journal.
-func (n *Node) await(ctx context.Context, op string, c *commit) error {
+func (n *Disk) await(ctx context.Context, op string, c *commit) error {
 	select {
 	case <-c.done:
 		if c.err != nil {

@@ -39,7 +39,7 @@ type crasher struct {
 	seed uint64
 	rng  *rand.Rand
 	disk *sim.Disk
-	node *node.Node
+	node *node.Disk
 
 	mu      sync.Mutex
 	extents []*model
@@ -65,9 +65,9 @@ func newCrasher(t *testing.T, seed uint64) *crasher {
 	return &crasher{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), disk: sim.NewDisk(seed, 256<<20), nextID: 1}
 }
 
-func (c *crasher) open() (*node.Node, error) {
-	return node.Open(context.Background(), node.Options{
-		ID: "n", Stamp: "s", Disk: c.disk.Mount(), JournalSize: 8 << 20, MaxUnflushed: 1 << 20, Reserve: 1 << 20,
+func (c *crasher) open() (*node.Disk, error) {
+	return node.OpenDisk(context.Background(), node.Options{
+		ID: "n", Stamp: "s", Disks: []node.DiskOptions{{Disk: c.disk.Mount(), Reserve: 1 << 20}}, JournalSize: 8 << 20, MaxUnflushed: 1 << 20,
 		MaxOpenFiles: 3, IndexCache: 2000, ScrubEvery: -1,
 		Log: slog.New(slog.NewTextHandler(c.t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})

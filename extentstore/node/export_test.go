@@ -1,13 +1,28 @@
 package node
 
+import "context"
+
 // FlushAll flushes everything, for tests.
-func (n *Node) FlushAll() error {
+func (n *Disk) FlushAll() error {
 	_, err := n.round(true)
 	return err
 }
 
 // RoundFailed is what the flusher does with an error.
-func (n *Node) RoundFailed(err error) { n.roundFailed(err) }
+func (n *Disk) RoundFailed(err error) { n.roundFailed(err) }
 
 // IsLost reports whether a failed read keeps its buffer from being used again.
 func IsLost(err error) bool { return isLost(err) }
+
+// OpenDisk opens a node with the first of its disks, which Shutdown closes with
+// the node.
+func OpenDisk(ctx context.Context, opts Options) (*Disk, error) {
+	n, err := Open(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return n.disks[0], nil
+}
+
+// Shutdown stops the disk's node.
+func (n *Disk) Shutdown() error { return n.node.Shutdown() }

@@ -45,7 +45,7 @@ type extent struct {
 	dataName bool          // at least the one with the payload is
 	hasIndex bool          // found at start
 	reaped   bool          // the files of a deleted extent are gone
-	active   bool          // is in Node.active
+	active   bool          // is in Disk.active
 	logged   bool          // is in the state log
 	stateSeg int64         // oldest journal segment with a change of state that is not in the state log, or none
 	changes  uint32        // of state, counted
@@ -74,7 +74,7 @@ type live struct {
 	turns    waitList // appends whose predecessors are not yet queued
 	indexEnd int64    // size of the index file
 	large    int      // large appends that are writing to the file
-	counted  int64    // part of Node.unflushed
+	counted  int64    // part of Disk.unflushed
 	sealAt   int64    // during replay: the length of a seal, or -1
 	indexed  int64    // during replay: where the index file ends
 	// restoring is, during replay, the part that has been found of the
@@ -134,7 +134,7 @@ func notFound(op string, id extentstore.ExtentID) error {
 // abandon ends appends to an extent after one failed at a place where later
 // ones may already have theirs. What was not given to the journal is
 // forgotten. Called with mu held.
-func (x *extent) abandon(n *Node, err error) {
+func (x *extent) abandon(n *Disk, err error) {
 	l := x.live
 	if l == nil {
 		return
@@ -150,7 +150,7 @@ func (x *extent) abandon(n *Node, err error) {
 
 // cut ends the extent at length, which is not above queued, for good. Appends
 // that have a place beyond and wait for their turn end.
-func (l *live) cut(n *Node, length int64) {
+func (l *live) cut(n *Disk, length int64) {
 	l.next, l.queued, l.flushed = length, length, min(l.flushed, length)
 	l.index.Truncate(length)
 	l.cutChunks(n, length)
@@ -206,7 +206,7 @@ func (c *chunk) counts() int64 {
 
 // addChunk makes room for bytes from start on, at least one sector. Chunks grow
 // with the extent, since most extents stay small.
-func (l *live) addChunk(n *Node, start int64, want int) *chunk {
+func (l *live) addChunk(n *Disk, start int64, want int) *chunk {
 	size := minChunk
 	if k := len(l.chunks); k > 0 {
 		size = 4 * len(l.chunks[k-1].buf.B)
@@ -219,7 +219,7 @@ func (l *live) addChunk(n *Node, start int64, want int) *chunk {
 }
 
 // write puts p at offset at in memory, which is where the bytes in memory end.
-func (l *live) write(n *Node, at int64, p []byte) {
+func (l *live) write(n *Disk, at int64, p []byte) {
 	for len(p) > 0 {
 		var c *chunk
 		if k := len(l.chunks); k > 0 && l.chunks[k-1].end == at && int(at-l.chunks[k-1].start) < len(l.chunks[k-1].buf.B) {
@@ -251,14 +251,14 @@ func (l *live) tail(length int64) []byte {
 	panic(fmt.Sprintf("node: the sector that ends at %d is not in memory", length))
 }
 
-func (l *live) drop(n *Node, c *chunk) {
+func (l *live) drop(n *Disk, c *chunk) {
 	l.counted -= c.counts()
 	n.unflushed.Add(-c.counts())
 	c.release()
 }
 
 // cutChunks forgets the bytes in memory from length on.
-func (l *live) cutChunks(n *Node, length int64) {
+func (l *live) cutChunks(n *Disk, length int64) {
 	keep := l.chunks[:0]
 	for _, c := range l.chunks {
 		if c.start >= length {
@@ -274,7 +274,7 @@ func (l *live) cutChunks(n *Node, length int64) {
 
 // dropFlushed forgets the chunks whose bytes are in the file, which has all
 // whole sectors below length. The rest of a big chunk moves to a small one.
-func (l *live) dropFlushed(n *Node, length int64) {
+func (l *live) dropFlushed(n *Disk, length int64) {
 	whole := sectorDown(length)
 	keep := l.chunks[:0]
 	for _, c := range l.chunks {
@@ -296,7 +296,7 @@ func (l *live) dropFlushed(n *Node, length int64) {
 }
 
 // release gives all memory back.
-func (l *live) release(n *Node) {
+func (l *live) release(n *Disk) {
 	for _, c := range l.chunks {
 		l.drop(n, c)
 	}

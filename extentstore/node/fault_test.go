@@ -23,18 +23,18 @@ import (
 // simOptions are those of a node on a small disk in memory.
 func simOptions(t testing.TB, d *sim.Disk) node.Options {
 	return node.Options{
-		ID: "dev-1", Stamp: "s", Disk: d.Mount(), JournalSize: 8 << 20, Reserve: 4 << 20, ScrubEvery: -1,
+		ID: "dev-1", Stamp: "s", Disks: []node.DiskOptions{{Disk: d.Mount(), Reserve: 4 << 20}}, JournalSize: 8 << 20, ScrubEvery: -1,
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }
 
-func openSim(t testing.TB, d *sim.Disk, change ...func(*node.Options)) *node.Node {
+func openSim(t testing.TB, d *sim.Disk, change ...func(*node.Options)) *node.Disk {
 	t.Helper()
 	opts := simOptions(t, d)
 	for _, fn := range change {
 		fn(&opts)
 	}
-	n, err := node.Open(context.Background(), opts)
+	n, err := node.OpenDisk(context.Background(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestLargeAppendFails(t *testing.T) {
 
 func TestFullDisk(t *testing.T) {
 	d := sim.NewDisk(1, 64<<20)
-	n := openSim(t, d, func(o *node.Options) { o.Reserve = 16 << 20; o.MaxUnflushed = 4 << 20 })
+	n := openSim(t, d, func(o *node.Options) { o.Disks[0].Reserve = 16 << 20; o.MaxUnflushed = 4 << 20 })
 	ctx := context.Background()
 	for id := extentstore.ExtentID(1); id <= 3; id++ {
 		kind := extentstore.BlobData
@@ -404,7 +404,7 @@ func TestOpenRefuses(t *testing.T) {
 			d := fresh()
 			opts := simOptions(t, d)
 			must(t, c.damage(d, &opts))
-			opts.Disk = d.Mount()
+			opts.Disks[0].Disk = d.Mount()
 			before := strings.Join(d.Files(), " ")
 			d.SetFault(func(op sim.Op, name string, _ int64) error {
 				if op == sim.OpWrite || op == sim.OpCreate || op == sim.OpRename || op == sim.OpResize {
@@ -412,7 +412,7 @@ func TestOpenRefuses(t *testing.T) {
 				}
 				return nil
 			})
-			_, err := node.Open(ctx, opts)
+			_, err := node.OpenDisk(ctx, opts)
 			wantKind(t, err, c.kind)
 			if !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %q, want it to say %q", err, c.text)
@@ -561,7 +561,7 @@ func TestReplication(t *testing.T) {
 	disks := map[extentstore.DiskID]*sim.Disk{}
 	for i, id := range ids {
 		disks[id] = sim.NewDisk(uint64(i), 256<<20)
-		all[id] = openSim(t, disks[id], func(o *node.Options) { o.ID, o.Peers = id, all })
+		all[id] = openSim(t, disks[id], func(o *node.Options) { o.ID, o.Peers = extentstore.NodeID(id), all })
 	}
 	for _, id := range ids {
 		create(t, all[id], 1, ids...)

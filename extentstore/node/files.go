@@ -41,7 +41,7 @@ type handle struct {
 // follow the size of the extent, so that a small one takes little and a large
 // one lies in few pieces, and exactly what it needs when the disk is nearly
 // full.
-func (h *handle) grow(n *Node, need, target int64) error {
+func (h *handle) grow(n *Disk, need, target int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if need <= h.allocated {
@@ -64,7 +64,7 @@ func (h *handle) grow(n *Node, need, target int64) error {
 }
 
 // sync makes what was written durable, at one with others who want it too.
-func (h *handle) sync(ctx context.Context, n *Node) error {
+func (h *handle) sync(ctx context.Context, n *Disk) error {
 	return h.syncs.do(func() error { return n.syncInTurn(ctx, h.f.Sync) })
 }
 

@@ -26,7 +26,7 @@ const (
 // data disk nothing, and more appends make larger writes. What makes it work
 // is memory (half of MaxUnflushed), the ring (half of it in use) or extents
 // that wait to be removed.
-func (n *Node) flusher() {
+func (n *Disk) flusher() {
 	again := n.opts.Clock.NewTimer(flushRetry)
 	defer again.Stop()
 	for {
@@ -51,7 +51,7 @@ func (n *Node) flusher() {
 
 // roundFailed decides what an error in the background means. Only a full disk
 // is survived: the bytes stay in memory and on the journal, and appends wait.
-func (n *Node) roundFailed(err error) {
+func (n *Disk) roundFailed(err error) {
 	if disk.IsFull(err) {
 		n.space.refresh(n)
 		n.starved.Store(true)
@@ -64,7 +64,7 @@ func (n *Node) roundFailed(err error) {
 }
 
 // wanted reports whether there is work for a round.
-func (n *Node) wanted() bool {
+func (n *Disk) wanted() bool {
 	select {
 	case <-n.stop:
 		return false
@@ -87,7 +87,7 @@ func (n *Node) wanted() bool {
 //  5. the tail of the ring moves
 //
 // Only one round runs at a time.
-func (n *Node) round(all bool) (progress bool, err error) {
+func (n *Disk) round(all bool) (progress bool, err error) {
 	n.rounds.Lock()
 	defer n.rounds.Unlock()
 	start := time.Now()
@@ -124,7 +124,7 @@ func (n *Node) round(all bool) (progress bool, err error) {
 
 // choose picks the extents to flush: those that hold the ring up, and under
 // memory pressure those with the most bytes, until half of them are covered.
-func (n *Node) choose(active []*extent, upTo int64, all bool) []*extent {
+func (n *Disk) choose(active []*extent, upTo int64, all bool) []*extent {
 	type candidate struct {
 		x     *extent
 		bytes int64
@@ -161,7 +161,7 @@ func (n *Node) choose(active []*extent, upTo int64, all bool) []*extent {
 
 func holds(segment, upTo int64) bool { return segment != none && segment <= upTo }
 
-func (n *Node) flushAll(xs []*extent) error {
+func (n *Disk) flushAll(xs []*extent) error {
 	next := make(chan *extent)
 	errs := make([]error, flushWorkers)
 	var wg sync.WaitGroup
@@ -184,7 +184,7 @@ func (n *Node) flushAll(xs []*extent) error {
 
 // flushExtent brings the bytes and blocks of an extent that are on the journal
 // to its files. A sealed extent becomes final.
-func (n *Node) flushExtent(x *extent) error {
+func (n *Disk) flushExtent(x *extent) error {
 	x.flush.Lock()
 	defer x.flush.Unlock()
 	f, ok := n.beginFlush(x)
@@ -249,7 +249,7 @@ func (f *flushing) tailSeg(before int64) int64 {
 
 // beginFlush decides what to flush: all that is on its way to the journal, once
 // it is there.
-func (n *Node) beginFlush(x *extent) (*flushing, bool) {
+func (n *Disk) beginFlush(x *extent) (*flushing, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	l := x.live
@@ -295,7 +295,7 @@ func (n *Node) beginFlush(x *extent) (*flushing, bool) {
 }
 
 // durable waits for a commit and reports whether it succeeded.
-func (n *Node) durable(c *commit) bool {
+func (n *Disk) durable(c *commit) bool {
 	if c == nil {
 		return true
 	}
@@ -307,7 +307,7 @@ func (n *Node) durable(c *commit) bool {
 	}
 }
 
-func (n *Node) writeFlush(ctx context.Context, f *flushing) error {
+func (n *Disk) writeFlush(ctx context.Context, f *flushing) error {
 	if f.to > 0 || f.unsynced {
 		if err := n.flushData(ctx, f); err != nil {
 			return err
@@ -326,7 +326,7 @@ func (n *Node) writeFlush(ctx context.Context, f *flushing) error {
 }
 
 // syncNames makes the names of new extent files durable.
-func (n *Node) syncNames(ctx context.Context) error {
+func (n *Disk) syncNames(ctx context.Context) error {
 	return n.dirSync.do(func() error { return n.syncInTurn(ctx, func() error { return n.disk.SyncDir(extentDir) }) })
 }
 
@@ -341,7 +341,7 @@ func syncError(err error) error {
 
 // flushData writes the whole sectors, and the last one too when the extent is
 // final.
-func (n *Node) flushData(ctx context.Context, f *flushing) error {
+func (n *Disk) flushData(ctx context.Context, f *flushing) error {
 	h, err := n.files.get(f.x, true)
 	if err != nil {
 		return err
@@ -387,7 +387,7 @@ func (n *Node) flushData(ctx context.Context, f *flushing) error {
 }
 
 // flushIndex appends the blocks, now that their bytes are durable.
-func (n *Node) flushIndex(ctx context.Context, f *flushing) error {
+func (n *Disk) flushIndex(ctx context.Context, f *flushing) error {
 	name := indexName(f.x.id)
 	b := f.index.AppendGroups(nil, f.x.id, f.from, f.to)
 	file, err := n.disk.Open(name, disk.Direct)
@@ -418,7 +418,7 @@ func (n *Node) flushIndex(ctx context.Context, f *flushing) error {
 
 // finish makes an extent final, after all of it was flushed. Called with mu
 // held.
-func (n *Node) finish(x *extent, f *flushing) {
+func (n *Disk) finish(x *extent, f *flushing) {
 	x.flags |= flagFinal
 	if x.stateSeg == none {
 		// The flag must reach the state log before the journal forgets

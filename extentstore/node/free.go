@@ -8,7 +8,7 @@ import (
 )
 
 // removeDead removes the files of deleted extents.
-func (n *Node) removeDead(active []*extent) (removed bool, err error) {
+func (n *Disk) removeDead(active []*extent) (removed bool, err error) {
 	files := false
 	for _, x := range active {
 		x.mu.Lock()
@@ -36,7 +36,7 @@ func (n *Node) removeDead(active []*extent) (removed bool, err error) {
 }
 
 // removeFiles removes the files of an extent and reports whether it had any.
-func (n *Node) removeFiles(x *extent) (had bool, err error) {
+func (n *Disk) removeFiles(x *extent) (had bool, err error) {
 	x.flush.Lock()
 	defer x.flush.Unlock()
 	n.files.forget(x)
@@ -64,7 +64,7 @@ func (n *Node) removeFiles(x *extent) (had bool, err error) {
 
 // saveStates brings the changes of state to the state log, so that the journal
 // need not keep them.
-func (n *Node) saveStates(active []*extent) error {
+func (n *Disk) saveStates(active []*extent) error {
 	type saved struct {
 		x       *extent
 		changes uint32
@@ -110,7 +110,7 @@ func (n *Node) saveStates(active []*extent) error {
 
 // writeStates appends records to the state log, or writes it anew when most of
 // it is outdated.
-func (n *Node) writeStates(records []extentState) error {
+func (n *Disk) writeStates(records []extentState) error {
 	if err := n.states.append(records); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (n *Node) writeStates(records []extentState) error {
 
 // moveTails writes the partial sectors at the end of what was flushed, as far as
 // the part of the ring up to a segment holds them, to the head of the ring.
-func (n *Node) moveTails(active []*extent, upTo int64) error {
+func (n *Disk) moveTails(active []*extent, upTo int64) error {
 	var last *commit
 	for _, x := range active {
 		x.mu.Lock()
@@ -144,7 +144,7 @@ func (n *Node) moveTails(active []*extent, upTo int64) error {
 
 // freeJournal moves the tail of the ring to the oldest segment that is still
 // needed.
-func (n *Node) freeJournal() (moved bool, err error) {
+func (n *Disk) freeJournal() (moved bool, err error) {
 	// The order matters: an entry that is added after position was asked
 	// lies there or later, one that was added before is known to its extent,
 	// which is active.
@@ -190,7 +190,7 @@ func (x *extent) segments() [3]int64 {
 }
 
 // rewriteStates writes the state log anew, with one record for each extent.
-func (n *Node) rewriteStates() error {
+func (n *Disk) rewriteStates() error {
 	var records []extentState
 	for _, x := range n.above(0, n.count()) {
 		x.mu.Lock()

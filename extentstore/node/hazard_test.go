@@ -171,7 +171,7 @@ func TestStateLogIsDamagedAtItsEnd(t *testing.T) {
 	for at := int64(0); at < size; at += extentstore.SectorSize {
 		must(t, d.Corrupt("state", at+30, 1))
 	}
-	_, err = node.Open(ctx, simOptions(t, d))
+	_, err = node.OpenDisk(ctx, simOptions(t, d))
 	wantKind(t, err, stamp.Corrupt)
 	for at := int64(0); at < size; at += extentstore.SectorSize {
 		must(t, d.Corrupt("state", at+30, 1)) // as it was
@@ -201,6 +201,6 @@ func TestStateLogOfANewerVersion(t *testing.T) {
 	_, err = f.WriteAt(g, 0)
 	must(t, err)
 	must(t, f.SyncAll())
-	_, err = node.Open(context.Background(), simOptions(t, d))
+	_, err = node.OpenDisk(context.Background(), simOptions(t, d))
 	wantKind(t, err, stamp.Corrupt)
 }

@@ -36,7 +36,7 @@ func writeClass(ctx context.Context) iosched.Class {
 
 // whileServing is a context for work on the disk that its callers do not cut
 // short, in the class of ctx. It ends when the disk leaves service.
-func (n *Node) whileServing(ctx context.Context) context.Context {
+func (n *Disk) whileServing(ctx context.Context) context.Context {
 	if c := extentstore.ClassOf(ctx); c != extentstore.Foreground {
 		return extentstore.WithClass(n.service, c)
 	}
@@ -55,7 +55,7 @@ func isLost(err error) bool { return errors.As(err, new(lostRead)) }
 // scheduledRead does a read of so many bytes in its turn. A caller with a
 // deadline does not wait longer for a disk that hangs; what fn fills must not
 // be used again then (isLost).
-func (n *Node) scheduledRead(ctx context.Context, op string, x *extent, bytes int, fn func() error) error {
+func (n *Disk) scheduledRead(ctx context.Context, op string, x *extent, bytes int, fn func() error) error {
 	issued, err := n.sched.Begin(ctx, op, iosched.Request{Class: readClass(ctx), Op: iosched.OpRead, Bytes: bytes})
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (n *Node) scheduledRead(ctx context.Context, op string, x *extent, bytes in
 
 // writeAt writes to a file in pieces, each in its turn, so that a read never
 // waits behind megabytes.
-func (n *Node) writeAt(ctx context.Context, f disk.File, p []byte, at int64) error {
+func (n *Disk) writeAt(ctx context.Context, f disk.File, p []byte, at int64) error {
 	for len(p) > 0 {
 		k := min(len(p), n.sched.Piece(iosched.OpWrite))
 		r := iosched.Request{Class: writeClass(ctx), Op: iosched.OpWrite, Bytes: k}
@@ -97,7 +97,7 @@ func (n *Node) writeAt(ctx context.Context, f disk.File, p []byte, at int64) err
 }
 
 // syncInTurn does a sync. Its error is final, whatever it is.
-func (n *Node) syncInTurn(ctx context.Context, sync func() error) error {
+func (n *Disk) syncInTurn(ctx context.Context, sync func() error) error {
 	err := n.sched.Do(ctx, "node.sync", iosched.Request{Class: writeClass(ctx), Op: iosched.OpSync}, sync)
 	n.writes.step()
 	return syncError(err)

@@ -80,7 +80,7 @@ func decodeLabel(p []byte) (label, error) {
 // claim makes the disk this node's: it checks the label of one that has been
 // formatted, and formats an empty one. Anything else it refuses, and changes
 // nothing.
-func (n *Node) claimDisk() (label, error) {
+func (n *Disk) claimDisk() (label, error) {
 	const op = "node.Open"
 	where := n.disk.String()
 	names, err := n.disk.List(".")
@@ -112,7 +112,7 @@ func (n *Node) claimDisk() (label, error) {
 
 // format writes an empty node on the disk. left are the names that a format
 // which did not finish has left.
-func (n *Node) format(left []string) (label, error) {
+func (n *Disk) format(left []string) (label, error) {
 	l := label{stamp: n.opts.Stamp, node: n.opts.ID}
 	fail := func(err error) (label, error) {
 		kind := stamp.Unavailable
@@ -174,7 +174,7 @@ func (n *Node) format(left []string) (label, error) {
 }
 
 // formatted takes the marker away and reads the label back.
-func (n *Node) formatted() (label, error) {
+func (n *Disk) formatted() (label, error) {
 	err := n.disk.Remove(formattingName)
 	if err == nil {
 		err = n.disk.SyncDir(".")
@@ -187,7 +187,7 @@ func (n *Node) formatted() (label, error) {
 
 // journalBytes is the size of a new ring: the one asked for, less on a small
 // disk.
-func (n *Node) journalBytes() (int64, error) {
+func (n *Disk) journalBytes() (int64, error) {
 	s, err := n.journalDisk.Space()
 	if err != nil {
 		return 0, err

@@ -26,7 +26,7 @@ const (
 
 var operationNames = [nOperations]string{"append", "replicate", "read", "create", "close", "seal", "delete", "verify"}
 
-// metrics are the node's. All methods work on nil, which counts nothing.
+// metrics are a disk's. All methods work on nil, which counts nothing.
 type metrics struct {
 	seconds   [nOperations]prometheus.Observer
 	failures  *prometheus.CounterVec
@@ -47,11 +47,11 @@ type metrics struct {
 	all       []prometheus.Collector
 }
 
-func newMetrics(n *Node) (*metrics, error) {
+func newMetrics(n *Disk) (*metrics, error) {
 	if n.opts.Metrics == nil {
 		return nil, nil
 	}
-	labels := prometheus.Labels{"node": string(n.opts.ID)}
+	labels := prometheus.Labels{"node": string(n.opts.Options.ID), "disk": string(n.opts.ID)}
 	fast := prometheus.ExponentialBuckets(20e-6, 2, 18) // 20 us to 2.6 s
 	ops := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "extentnode_operation_seconds", Help: "Time of an operation of the ExtentNode.", ConstLabels: labels, Buckets: fast}, []string{"operation"})
 	m := &metrics{
@@ -67,7 +67,7 @@ func newMetrics(n *Node) (*metrics, error) {
 		unflushed: prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_unflushed_bytes", Help: "Memory of appends that rest on the journal.", ConstLabels: labels}),
 		limit:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_unflushed_limit_bytes", Help: "Its limit.", ConstLabels: labels}),
 		ring:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_journal_used_ratio", Help: "Share of the journal that replay would read.", ConstLabels: labels}),
-		extents:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_extents", Help: "Replicas on this node.", ConstLabels: labels}),
+		extents:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_extents", Help: "Replicas on this disk.", ConstLabels: labels}),
 		scrubbed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_scrubbed_bytes_total", Help: "Bytes of sealed extents that were read and verified in the background.", ConstLabels: labels}),
 	}
 	for i := range m.seconds {
@@ -178,7 +178,7 @@ func (m *metrics) scrub(bytes int64) {
 }
 
 // observe takes the figures that change too often to count each time.
-func (m *metrics) observe(n *Node) {
+func (m *metrics) observe(n *Disk) {
 	if m == nil {
 		return
 	}

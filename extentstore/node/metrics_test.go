@@ -13,9 +13,9 @@ import (
 // TestMetrics has two nodes report to one registry, as one process does.
 func TestMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
-	var nodes []*node.Node
+	var nodes []*node.Disk
 	for i, id := range []extentstore.DiskID{"dev-1", "dev-2"} {
-		n := openSim(t, sim.NewDisk(uint64(i), 256<<20), func(o *node.Options) { o.ID, o.Metrics = id, r })
+		n := openSim(t, sim.NewDisk(uint64(i), 256<<20), func(o *node.Options) { o.ID, o.Metrics = extentstore.NodeID(id), r })
 		create(t, n, 1, id)
 		_, err := add(n, 1, []byte("x"))
 		must(t, err)

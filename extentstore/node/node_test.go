@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func openDir(t testing.TB, dir string, opts node.Options) *node.Node {
+func openDir(t testing.TB, dir string, opts node.Options) *node.Disk {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	d, err := disk.OpenDir(dir, log)
@@ -28,8 +28,8 @@ func openDir(t testing.TB, dir string, opts node.Options) *node.Node {
 	if opts.Stamp == "" {
 		opts.Stamp = "5a0f9a9c-0000-4000-8000-000000000001"
 	}
-	opts.Disk, opts.Log = d, log
-	n, err := node.Open(context.Background(), opts)
+	opts.Disks, opts.Log = []node.DiskOptions{{Disk: d}}, log
+	n, err := node.OpenDisk(context.Background(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}

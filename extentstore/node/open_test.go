@@ -57,7 +57,7 @@ func TestUnknownFiles(t *testing.T) {
 	var log strings.Builder
 	d, err := disk.OpenDir(dir, nil)
 	must(t, err)
-	n, err := node.Open(context.Background(), node.Options{ID: "dev-1", Stamp: "5a0f9a9c-0000-4000-8000-000000000001", Disk: d, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	n, err := node.OpenDisk(context.Background(), node.Options{ID: "dev-1", Stamp: "5a0f9a9c-0000-4000-8000-000000000001", Disks: []node.DiskOptions{{Disk: d}}, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	must(t, err)
 	must(t, n.FlushAll())
 	n.Shutdown()
@@ -87,8 +87,8 @@ func TestScrub(t *testing.T) {
 	found := make(chan struct{}, 100)
 	d, err := disk.OpenDir(dir, nil)
 	must(t, err)
-	n, err = node.Open(context.Background(), node.Options{
-		ID: "dev-1", Stamp: "5a0f9a9c-0000-4000-8000-000000000001", Disk: d, ScrubEvery: time.Millisecond,
+	n, err = node.OpenDisk(context.Background(), node.Options{
+		ID: "dev-1", Stamp: "5a0f9a9c-0000-4000-8000-000000000001", Disks: []node.DiskOptions{{Disk: d}}, ScrubEvery: time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(writer(func(p []byte) {
 			if strings.Contains(string(p), "scrub found damage") {
 				select {

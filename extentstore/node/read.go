@@ -18,7 +18,7 @@ import (
 const readPiece = 1 << 20
 
 // Read implements extentstore.ExtentNode.
-func (n *Node) Read(ctx context.Context, id extentstore.ExtentID, offset int64, p []byte) (int, error) {
+func (n *Disk) Read(ctx context.Context, id extentstore.ExtentID, offset int64, p []byte) (int, error) {
 	const op = "node.Read"
 	start := time.Now()
 	k, err := n.read(ctx, op, id, offset, p)
@@ -27,7 +27,7 @@ func (n *Node) Read(ctx context.Context, id extentstore.ExtentID, offset int64, 
 	return k, err
 }
 
-func (n *Node) read(ctx context.Context, op string, id extentstore.ExtentID, offset int64, p []byte) (int, error) {
+func (n *Disk) read(ctx context.Context, op string, id extentstore.ExtentID, offset int64, p []byte) (int, error) {
 	if err := n.serving(op); err != nil {
 		return 0, err
 	}
@@ -60,7 +60,7 @@ func (n *Node) read(ctx context.Context, op string, id extentstore.ExtentID, off
 }
 
 // readUnits reads from offset on, as much of p as one piece gives.
-func (n *Node) readUnits(ctx context.Context, op string, v *view, offset int64, p []byte) (int, error) {
+func (n *Disk) readUnits(ctx context.Context, op string, v *view, offset int64, p []byte) (int, error) {
 	from := v.index.Unit(offset).Start
 	last := min(offset+int64(len(p)), v.length, from+readPiece)
 	to := v.index.Unit(last - 1).End
@@ -82,7 +82,7 @@ func (n *Node) readUnits(ctx context.Context, op string, v *view, offset int64, 
 
 // fill puts the bytes [from, to) of the extent into b, which stands for the
 // sectors from lo on: from memory what is there, the rest from the file.
-func (n *Node) fill(ctx context.Context, op string, v *view, lo, from, to int64, b []byte) error {
+func (n *Disk) fill(ctx context.Context, op string, v *view, lo, from, to int64, b []byte) error {
 	for at := from; at < to; {
 		next := to // end of the run that at lies in
 		var c *piece
@@ -117,11 +117,11 @@ func (n *Node) fill(ctx context.Context, op string, v *view, lo, from, to int64,
 
 // readDisk reads whole sectors of an extent's file. What is beyond the file's
 // end reads as zeros; checksums judge it.
-func (n *Node) readDisk(ctx context.Context, op string, x *extent, at int64, b []byte) error {
+func (n *Disk) readDisk(ctx context.Context, op string, x *extent, at int64, b []byte) error {
 	return n.scheduledRead(ctx, op, x, len(b), func() error { return n.readFile(op, x, at, b) })
 }
 
-func (n *Node) readFile(op string, x *extent, at int64, b []byte) error {
+func (n *Disk) readFile(op string, x *extent, at int64, b []byte) error {
 	h, err := n.files.get(x, false)
 	if err != nil {
 		return n.readError(op, x, at, err)
@@ -140,7 +140,7 @@ func (n *Node) readFile(op string, x *extent, at int64, b []byte) error {
 
 // readError tells damage to one extent from the rest. A sector that cannot be
 // read is like one with a bad checksum: another replica must serve it.
-func (n *Node) readError(op string, x *extent, at int64, err error) error {
+func (n *Disk) readError(op string, x *extent, at int64, err error) error {
 	x.mu.Lock()
 	gone := x.has(flagDeleted)
 	x.mu.Unlock()
@@ -168,7 +168,7 @@ type piece struct {
 }
 
 // view makes a view for reads in [from, to); release it after use.
-func (n *Node) view(ctx context.Context, op string, x *extent, from, to int64) (*view, error) {
+func (n *Disk) view(ctx context.Context, op string, x *extent, from, to int64) (*view, error) {
 	v := &view{x: x}
 	x.mu.Lock()
 	if x.flags&flagDeleted != 0 || x.flags&flagCreated == 0 {
@@ -207,7 +207,7 @@ func (v *view) release() {
 	v.pieces = nil
 }
 
-func (n *Node) indexError(op string, x *extent, err error) error {
+func (n *Disk) indexError(op string, x *extent, err error) error {
 	x.mu.Lock()
 	gone := x.has(flagDeleted)
 	x.mu.Unlock()
@@ -219,7 +219,7 @@ func (n *Node) indexError(op string, x *extent, err error) error {
 }
 
 // loadIndex reads the index of a final extent.
-func (n *Node) loadIndex(ctx context.Context, op string, x *extent, length int64) (*block.Index, error) {
+func (n *Disk) loadIndex(ctx context.Context, op string, x *extent, length int64) (*block.Index, error) {
 	index, err := n.readIndex(ctx, op, x, length)
 	if err != nil {
 		return nil, err
@@ -232,7 +232,7 @@ func (n *Node) loadIndex(ctx context.Context, op string, x *extent, length int64
 }
 
 // readIndex reads the index file of an extent up to length, in its turn.
-func (n *Node) readIndex(ctx context.Context, op string, x *extent, length int64) (*block.Index, error) {
+func (n *Disk) readIndex(ctx context.Context, op string, x *extent, length int64) (*block.Index, error) {
 	var index *block.Index
 	err := n.scheduledRead(ctx, op, x, int(sectorUp(length/extentstore.ChecksumUnit*8)), func() error {
 		found, _, _, err := readIndex(n.disk, x.id, length)
@@ -264,7 +264,7 @@ type cached struct {
 	elem  *list.Element
 }
 
-func (s *indexes) get(ctx context.Context, n *Node, op string, x *extent, length int64) (*block.Index, error) {
+func (s *indexes) get(ctx context.Context, n *Disk, op string, x *extent, length int64) (*block.Index, error) {
 	s.mu.Lock()
 	if c := x.index; c != nil {
 		s.lru.MoveToFront(c.elem)

@@ -12,7 +12,7 @@ import (
 
 // recover rebuilds the node's memory from the state log, the indexes of the
 // extents that are not final, and the journal.
-func (n *Node) recover(l label) (damaged bool, err error) {
+func (n *Disk) recover(l label) (damaged bool, err error) {
 	const op = "node.Open"
 	where := n.disk.String()
 	kind := stamp.Corrupt
@@ -63,7 +63,7 @@ func (n *Node) recover(l label) (damaged bool, err error) {
 }
 
 // restoreState takes a record of the state log.
-func (n *Node) restoreState(s extentState) {
+func (n *Disk) restoreState(s extentState) {
 	if s.flags&flagDeleted != 0 {
 		if x := n.extents[s.id]; x != nil {
 			x.gone = make(chan struct{})
@@ -92,7 +92,7 @@ func (n *Node) restoreState(s extentState) {
 
 // restoreLive reads the index of an extent that is not final. It ends the
 // extent, until the journal says more.
-func (n *Node) restoreLive(x *extent) error {
+func (n *Disk) restoreLive(x *extent) error {
 	index, size, clean, err := readIndex(n.disk, x.id, -1)
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func (l *live) whole() bool {
 
 // replayEntry applies one entry of the journal. What it says may be in the
 // files already.
-func (n *Node) replayEntry(segment int64, seq uint64, e *entry) error {
+func (n *Disk) replayEntry(segment int64, seq uint64, e *entry) error {
 	if e.kind == entryNothing {
 		return nil
 	}
@@ -228,7 +228,7 @@ func (n *Node) replayEntry(segment int64, seq uint64, e *entry) error {
 }
 
 // replayBytes applies an entry that holds bytes.
-func (l *live) replayBytes(n *Node, x *extent, segment int64, e *entry) {
+func (l *live) replayBytes(n *Disk, x *extent, segment int64, e *entry) {
 	end := e.offset
 	if e.kind != entryTail {
 		end += e.size()
@@ -280,7 +280,7 @@ func (l *live) replayBytes(n *Node, x *extent, segment int64, e *entry) {
 }
 
 // cutReplayed cuts an extent for a seal in the journal.
-func (l *live) cutReplayed(n *Node, length int64) {
+func (l *live) cutReplayed(n *Disk, length int64) {
 	if length < l.queued {
 		l.cut(n, length)
 	}
@@ -288,7 +288,7 @@ func (l *live) cutReplayed(n *Node, length int64) {
 
 // restored checks an extent after replay and gives it its length. If something
 // that was acknowledged is missing, the extent is in doubt.
-func (n *Node) restored(x *extent) {
+func (n *Disk) restored(x *extent) {
 	l := x.live
 	if l.sealAt >= 0 {
 		l.cutReplayed(n, l.sealAt)
@@ -335,7 +335,7 @@ func (n *Node) restored(x *extent) {
 
 // inventory compares the directory with what the node knows. Files that it
 // does not know are left alone.
-func (n *Node) inventory() error {
+func (n *Disk) inventory() error {
 	names, err := n.disk.List(extentDir)
 	if err != nil {
 		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: %w", n.disk, err)
@@ -390,7 +390,7 @@ func (n *Node) inventory() error {
 // settle makes the node ready to serve after replay, with the journal's writer
 // running. After damage to the journal nothing is left on it, so that it is
 // not found damaged again.
-func (n *Node) settle(damaged bool) error {
+func (n *Disk) settle(damaged bool) error {
 	if damaged {
 		n.opts.Log.Error("the journal is damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "node", n.opts.ID, "disk", n.disk.String())
 	}

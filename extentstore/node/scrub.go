@@ -10,7 +10,7 @@ import (
 )
 
 // Verify implements extentstore.ExtentNode.
-func (n *Node) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
+func (n *Disk) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
 	start := time.Now()
 	if extentstore.ClassOf(ctx) == extentstore.Foreground {
 		ctx = extentstore.WithClass(ctx, extentstore.Repair)
@@ -22,7 +22,7 @@ func (n *Node) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore
 
 // verify reads an extent piece by piece. pace, if given, is called after each
 // with its size.
-func (n *Node) verify(ctx context.Context, id extentstore.ExtentID, pace func(int) error) (extentstore.ReplicaState, error) {
+func (n *Disk) verify(ctx context.Context, id extentstore.ExtentID, pace func(int) error) (extentstore.ReplicaState, error) {
 	const op = "node.Verify"
 	if err := n.serving(op); err != nil {
 		return extentstore.ReplicaState{}, err
@@ -58,7 +58,7 @@ func (n *Node) verify(ctx context.Context, id extentstore.ExtentID, pace func(in
 
 // freshView is a view whose index comes from the disk as far as it is there,
 // not from a cache.
-func (n *Node) freshView(ctx context.Context, op string, x *extent) (*view, error) {
+func (n *Disk) freshView(ctx context.Context, op string, x *extent) (*view, error) {
 	v, err := n.view(ctx, op, x, 0, math.MaxInt64)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func (n *Node) freshView(ctx context.Context, op string, x *extent) (*view, erro
 }
 
 // scrubber verifies all sealed extents again and again, slowly.
-func (n *Node) scrubber() {
+func (n *Disk) scrubber() {
 	if n.opts.ScrubEvery < 0 {
 		return
 	}
@@ -119,7 +119,7 @@ func (n *Node) scrubber() {
 }
 
 // scrub does one pass.
-func (n *Node) scrub(ctx context.Context) {
+func (n *Disk) scrub(ctx context.Context) {
 	start := time.Now()
 	var extents, damaged int
 	var bytes int64

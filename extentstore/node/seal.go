@@ -10,14 +10,14 @@ import (
 )
 
 // Create implements extentstore.ExtentNode.
-func (n *Node) Create(ctx context.Context, spec extentstore.ExtentSpec) error {
+func (n *Disk) Create(ctx context.Context, spec extentstore.ExtentSpec) error {
 	start := time.Now()
 	err := n.create(ctx, spec)
 	n.metrics.op(opCreate, start, err)
 	return err
 }
 
-func (n *Node) create(ctx context.Context, s extentstore.ExtentSpec) error {
+func (n *Disk) create(ctx context.Context, s extentstore.ExtentSpec) error {
 	const op = "node.Create"
 	if err := n.serving(op); err != nil {
 		return err
@@ -58,7 +58,7 @@ func (n *Node) create(ctx context.Context, s extentstore.ExtentSpec) error {
 	return n.await(ctx, op, done)
 }
 
-func (n *Node) checkSpec(op string, s extentstore.ExtentSpec) error {
+func (n *Disk) checkSpec(op string, s extentstore.ExtentSpec) error {
 	switch {
 	case s.ID == 0:
 		return stamp.Errorf(stamp.Invalid, op, "extent id 0")
@@ -82,7 +82,7 @@ func (n *Node) checkSpec(op string, s extentstore.ExtentSpec) error {
 // change makes one change of an extent's state and gives it to the journal. fn
 // runs with the extent's mu held and says whether there is anything to change;
 // if not, the commit of the change before is returned.
-func (n *Node) change(ctx context.Context, op string, x *extent, fn func() (bool, error), kind byte, offset int64, payload []byte) (*commit, error) {
+func (n *Disk) change(ctx context.Context, op string, x *extent, fn func() (bool, error), kind byte, offset int64, payload []byte) (*commit, error) {
 	size := int64(entrySize(0, 0, len(payload)))
 	if err := n.admitJournal(ctx, op, size, n.flusherSegments()); err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ var doneCommit = func() *commit {
 }()
 
 // log gives a change of state to the journal. Called with x.mu held.
-func (n *Node) log(x *extent, kind byte, offset int64, payload []byte) error {
+func (n *Disk) log(x *extent, kind byte, offset int64, payload []byte) error {
 	n.activate(x)
 	var raised *extent
 	if kind == entrySeal {
@@ -139,14 +139,14 @@ func (n *Node) log(x *extent, kind byte, offset int64, payload []byte) error {
 }
 
 // Close implements extentstore.ExtentNode.
-func (n *Node) Close(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
+func (n *Disk) Close(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
 	start := time.Now()
 	s, err := n.closeExtent(ctx, id)
 	n.metrics.op(opClose, start, err)
 	return s, err
 }
 
-func (n *Node) closeExtent(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
+func (n *Disk) closeExtent(ctx context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
 	const op = "node.Close"
 	if err := n.serving(op); err != nil {
 		return extentstore.ReplicaState{}, err
@@ -178,14 +178,14 @@ func (n *Node) closeExtent(ctx context.Context, id extentstore.ExtentID) (extent
 }
 
 // Seal implements extentstore.ExtentNode.
-func (n *Node) Seal(ctx context.Context, id extentstore.ExtentID, length int64) error {
+func (n *Disk) Seal(ctx context.Context, id extentstore.ExtentID, length int64) error {
 	start := time.Now()
 	err := n.seal(ctx, id, length)
 	n.metrics.op(opSeal, start, err)
 	return err
 }
 
-func (n *Node) seal(ctx context.Context, id extentstore.ExtentID, length int64) error {
+func (n *Disk) seal(ctx context.Context, id extentstore.ExtentID, length int64) error {
 	const op = "node.Seal"
 	if err := n.serving(op); err != nil {
 		return err
@@ -227,14 +227,14 @@ func (n *Node) seal(ctx context.Context, id extentstore.ExtentID, length int64) 
 }
 
 // Delete implements extentstore.ExtentNode.
-func (n *Node) Delete(ctx context.Context, id extentstore.ExtentID) error {
+func (n *Disk) Delete(ctx context.Context, id extentstore.ExtentID) error {
 	start := time.Now()
 	err := n.delete(ctx, id)
 	n.metrics.op(opDelete, start, err)
 	return err
 }
 
-func (n *Node) delete(ctx context.Context, id extentstore.ExtentID) error {
+func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	const op = "node.Delete"
 	if err := n.serving(op); err != nil {
 		return err
@@ -269,7 +269,10 @@ func (n *Node) delete(ctx context.Context, id extentstore.ExtentID) error {
 }
 
 // Stat implements extentstore.ExtentNode.
-func (n *Node) Stat(_ context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
+func (n *Disk) Stat(_ context.Context, id extentstore.ExtentID) (extentstore.ReplicaState, error) {
+	if n.absent {
+		return extentstore.ReplicaState{}, n.serving("node.Stat")
+	}
 	x := n.find(id)
 	if x == nil || !n.known(x) {
 		return extentstore.ReplicaState{}, notFound("node.Stat", id)
@@ -279,13 +282,13 @@ func (n *Node) Stat(_ context.Context, id extentstore.ExtentID) (extentstore.Rep
 
 // known is false for an extent whose creation has been refused or still goes
 // on.
-func (n *Node) known(x *extent) bool {
+func (n *Disk) known(x *extent) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.flags != 0
 }
 
-func (n *Node) replicaState(x *extent) extentstore.ReplicaState {
+func (n *Disk) replicaState(x *extent) extentstore.ReplicaState {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	s := extentstore.ReplicaState{
@@ -302,7 +305,10 @@ func (n *Node) replicaState(x *extent) extentstore.ReplicaState {
 }
 
 // List implements extentstore.ExtentNode.
-func (n *Node) List(_ context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+func (n *Disk) List(_ context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+	if n.absent {
+		return nil, n.serving("node.List")
+	}
 	if limit <= 0 {
 		return nil, stamp.Errorf(stamp.Invalid, "node.List", "limit %d", limit)
 	}

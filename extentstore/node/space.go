@@ -29,7 +29,7 @@ const (
 )
 
 // refresh asks the file system.
-func (s *space) refresh(n *Node) {
+func (s *space) refresh(n *Disk) {
 	now, err := n.disk.Space()
 	if err != nil {
 		return // the figure of before stands; a broken disk shows elsewhere
@@ -41,7 +41,7 @@ func (s *space) refresh(n *Node) {
 
 // take counts bytes that an append is going to need and reports whether the
 // disk has them: for user data above the reserve, else above the floor.
-func (s *space) take(n *Node, bytes int64, user bool) bool {
+func (s *space) take(n *Disk, bytes int64, user bool) bool {
 	s.mu.Lock()
 	if time.Since(s.at) > spaceEvery {
 		s.at = time.Now() // one asks, others go on
@@ -69,7 +69,7 @@ func (s *space) spare() int64 {
 }
 
 // Disk implements extentstore.ExtentNode.
-func (n *Node) Disk(context.Context) (extentstore.DiskState, error) {
+func (n *Disk) Disk(context.Context) (extentstore.DiskState, error) {
 	n.space.refresh(n)
 	n.space.mu.Lock()
 	defer n.space.mu.Unlock()
@@ -86,7 +86,7 @@ func (n *Node) Disk(context.Context) (extentstore.DiskState, error) {
 
 // admit lets an append in when there is room for it on the disk, in memory and
 // in the ring. It waits for the latter two.
-func (n *Node) admit(ctx context.Context, a *appending, size int64) error {
+func (n *Disk) admit(ctx context.Context, a *appending, size int64) error {
 	if !n.space.take(n, a.total, a.x.spec.kind.UserData()) {
 		return stamp.Errorf(stamp.Full, a.op, "extent %v: %s has no space above its reserve for %d bytes of %v", a.x.id, n.disk, a.total, a.x.spec.kind)
 	}
@@ -106,7 +106,7 @@ func (n *Node) admit(ctx context.Context, a *appending, size int64) error {
 	return n.admitJournal(ctx, a.op, size, n.flusherSegments()+1)
 }
 
-func (n *Node) admitJournal(ctx context.Context, op string, size, leave int64) error {
+func (n *Disk) admitJournal(ctx context.Context, op string, size, leave int64) error {
 	err := n.journal.admit(ctx, size, leave, func() error { return n.flushSoon(op) })
 	switch {
 	case err == nil || stamp.KindOf(err) == stamp.Full:
@@ -119,13 +119,13 @@ func (n *Node) admitJournal(ctx context.Context, op string, size, leave int64) e
 
 // flusherSegments is the part of the ring that only the flusher may use, to set
 // the rest free.
-func (n *Node) flusherSegments() int64 {
+func (n *Disk) flusherSegments() int64 {
 	return reserveSegments + n.journal.tailSegments(n.unsealed.Load())
 }
 
 // flushSoon wakes the flusher, for somebody who is about to wait for it. It is
 // Full when the flusher itself waits, for space.
-func (n *Node) flushSoon(op string) error {
+func (n *Disk) flushSoon(op string) error {
 	n.wake()
 	if n.starved.Load() {
 		return stamp.Errorf(stamp.Full, op, "%s has no space for what rests on the journal", n.disk)
@@ -134,7 +134,7 @@ func (n *Node) flushSoon(op string) error {
 }
 
 // waitFor waits for a channel to close.
-func (n *Node) waitFor(ctx context.Context, op string, ch <-chan struct{}) error {
+func (n *Disk) waitFor(ctx context.Context, op string, ch <-chan struct{}) error {
 	select {
 	case <-ch:
 		return nil
@@ -146,13 +146,13 @@ func (n *Node) waitFor(ctx context.Context, op string, ch <-chan struct{}) error
 }
 
 // memoryWait is closed when the flusher has next given memory back.
-func (n *Node) memoryWait() <-chan struct{} {
+func (n *Disk) memoryWait() <-chan struct{} {
 	n.memoryMu.Lock()
 	defer n.memoryMu.Unlock()
 	return n.memoryCh
 }
 
-func (n *Node) memoryFreed() {
+func (n *Disk) memoryFreed() {
 	n.memoryMu.Lock()
 	defer n.memoryMu.Unlock()
 	close(n.memoryCh)
@@ -160,7 +160,7 @@ func (n *Node) memoryFreed() {
 }
 
 // roomForExtent refuses new extents when there is no use in having them.
-func (n *Node) roomForExtent(op string, kind extentstore.StreamKind) error {
+func (n *Disk) roomForExtent(op string, kind extentstore.StreamKind) error {
 	if n.unsealed.Load() >= n.maxUnsealed {
 		return stamp.Errorf(stamp.Busy, op, "%d extents are not sealed, the journal can hold the ends of no more", n.maxUnsealed)
 	}

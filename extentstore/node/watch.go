@@ -37,7 +37,7 @@ func (p *progress) hangs(now time.Time) time.Duration {
 
 // watch takes a disk out of service that does not answer. The flusher may be
 // the one that waits, so it has a goroutine of its own.
-func (n *Node) watch() {
+func (n *Disk) watch() {
 	t := n.opts.Clock.NewTimer(watchEvery)
 	defer t.Stop()
 	for {

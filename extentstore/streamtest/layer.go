@@ -42,6 +42,7 @@ type Layer struct {
 	t     testing.TB
 	opts  Options
 	nodes map[extentstore.DiskID]*Faulty
+	real  map[extentstore.DiskID]*node.Node
 	id    extentstore.StampID
 }
 
@@ -78,7 +79,7 @@ func New(t testing.TB, opts Options) *Layer {
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
-	l := &Layer{t: t, opts: opts, Dir: opts.Dir, nodes: map[extentstore.DiskID]*Faulty{}, id: "11111111-2222-4333-8444-555555555555"}
+	l := &Layer{t: t, opts: opts, Dir: opts.Dir, nodes: map[extentstore.DiskID]*Faulty{}, real: map[extentstore.DiskID]*node.Node{}, id: "11111111-2222-4333-8444-555555555555"}
 	for i := range opts.Nodes {
 		id := extentstore.DiskID(fmt.Sprintf("node-%d", i+1))
 		l.DiskIDs = append(l.DiskIDs, id)
@@ -106,12 +107,13 @@ func (l *Layer) OpenNode(id extentstore.DiskID) {
 		l.t.Fatal(err)
 	}
 	n, err := node.Open(context.Background(), node.Options{
-		ID: id, Stamp: l.id, Disk: d, JournalSize: l.opts.JournalSize, Peers: l, Reserve: 64 << 20, Log: l.opts.Log,
+		ID: id.Node(), Stamp: l.id, Disks: []node.DiskOptions{{Disk: d, Reserve: 64 << 20}}, JournalSize: l.opts.JournalSize, Peers: l, Log: l.opts.Log,
 	})
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.nodes[id].SetNode(n)
+	l.real[id] = n
+	l.nodes[id].SetNode(n.Disk(id))
 	l.nodes[id].SetDown(false)
 }
 
@@ -120,7 +122,7 @@ func (l *Layer) CloseNode(id extentstore.DiskID) {
 	l.t.Helper()
 	f := l.nodes[id]
 	f.SetDown(true)
-	if n, ok := f.Node().(*node.Node); ok {
+	if n := l.real[id]; n != nil {
 		if err := n.Shutdown(); err != nil {
 			l.t.Errorf("close %s: %v", id, err)
 		}
@@ -184,7 +186,7 @@ func (l *Layer) close() {
 		return
 	}
 	for _, id := range l.DiskIDs {
-		if n, ok := l.nodes[id].Node().(*node.Node); ok {
+		if n := l.real[id]; n != nil {
 			if err := n.Shutdown(); err != nil {
 				l.t.Errorf("close %s: %v", id, err)
 			}

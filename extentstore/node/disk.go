@@ -1,0 +1,384 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"stamp"
+	"stamp/extentstore"
+	"stamp/extentstore/disk"
+	"stamp/extentstore/disk/iosched"
+)
+
+// A Disk is one data disk of a Node: it implements extentstore.ExtentNode for
+// the replicas on it.
+//
+// Lock order: rounds, an extent's flush, an extent's mu, then any of mu,
+// activeMu, journal.mu, files.mu, indexes.mu, memoryMu, space.mu, which are
+// never held together.
+type Disk struct {
+	node        *Node
+	opts        diskOptions
+	disk        disk.Disk
+	journalDisk disk.Disk
+	journal     *journal
+	files       files
+	indexes     indexes
+	specs       specTable
+	space       space
+	sched       *iosched.Scheduler // of the data disk
+	writes      progress           // of work on the data disk, names included
+	service     context.Context    // ends when the disk leaves service or the node ends
+	endService  context.CancelFunc
+	dirSync     groupSync
+	metrics     *metrics
+
+	states *stateLog  // used under rounds
+	rounds sync.Mutex // held by the round of the flusher that goes on
+
+	mu      sync.RWMutex
+	extents map[extentstore.ExtentID]*extent
+	ids     []extentstore.ExtentID           // of extents, in order
+	dying   map[extentstore.ExtentID]*extent // deleted, of which something is left
+
+	activeMu sync.Mutex
+	active   map[*extent]struct{} // extents that the journal may hold something of
+
+	unflushed    atomic.Int64 // memory of appends that rest on the journal
+	unsealed     atomic.Int64 // extents created and not sealed
+	maxUnsealed  int64
+	restingCount atomic.Int64 // sealed extents that are not final
+	starved      atomic.Bool  // the flusher found no space on the data disk
+	dead         atomic.Int64 // deleted extents whose files are not removed
+
+	memoryMu sync.Mutex
+	memoryCh chan struct{}
+
+	failMu  sync.Mutex
+	failErr error
+	down    chan struct{} // closed when the node leaves service
+
+	kick chan struct{} // wakes the flusher
+	stop chan struct{}
+	wg   sync.WaitGroup
+
+	absent bool // could not be opened; nothing runs, nothing is known
+}
+
+// diskOptions are the node's, with the disk's own in front.
+type diskOptions struct {
+	Options
+	ID      extentstore.DiskID
+	Reserve int64
+}
+
+var _ extentstore.ExtentNode = (*Disk)(nil)
+
+func newDisk(n *Node, o DiskOptions) *Disk {
+	d := &Disk{
+		node:        n,
+		opts:        diskOptions{Options: n.opts, ID: o.ID, Reserve: o.Reserve},
+		disk:        o.Disk,
+		journalDisk: o.Disk,
+		files:       files{d: o.Disk, limit: n.opts.MaxOpenFiles},
+		indexes:     indexes{limit: n.opts.IndexCache},
+		extents:     make(map[extentstore.ExtentID]*extent),
+		dying:       make(map[extentstore.ExtentID]*extent),
+		active:      make(map[*extent]struct{}),
+		memoryCh:    make(chan struct{}),
+		down:        make(chan struct{}),
+		kick:        make(chan struct{}, 1),
+		stop:        make(chan struct{}),
+	}
+	d.service, d.endService = context.WithCancel(context.Background())
+	limit := iosched.DefaultLimit
+	if d.journalDisk == d.disk {
+		limit = iosched.SharedLimit
+	}
+	d.sched = iosched.New(limit, n.opts.Clock)
+	return d
+}
+
+// start opens the disk and what runs on it. After an error the disk is absent.
+func (n *Disk) start() error {
+	start := time.Now()
+	if err := n.open(); err != nil {
+		n.metrics.unregister(n.opts.Metrics)
+		n.metrics = nil
+		n.releaseFiles()
+		n.leave(err)
+		return err
+	}
+	n.opts.Log.Info("disk serves", "node", n.opts.Options.ID, "disk", n.opts.ID, "at", n.disk.String(), "extents", len(n.ids), "took", time.Since(start))
+	return nil
+}
+
+// leave makes the disk one that could not be opened.
+func (n *Disk) leave(err error) {
+	n.absent = true
+	n.failMu.Lock()
+	defer n.failMu.Unlock()
+	if n.failErr == nil {
+		n.failErr = err
+		close(n.down)
+	}
+}
+
+// ID is the disk's name, the place of the replicas on it.
+func (n *Disk) ID() extentstore.DiskID { return n.opts.ID }
+
+func (n *Disk) open() error {
+	l, err := n.claimDisk()
+	if err != nil {
+		return err
+	}
+	if n.metrics, err = newMetrics(n); err != nil {
+		return fmt.Errorf("node.Open: metrics: %w", err)
+	}
+	n.space.refresh(n)
+	n.space.reserve = n.opts.Reserve
+	if n.opts.Reserve == 0 {
+		n.space.reserve = min(n.space.last.Capacity/32, 8<<30)
+	}
+	damaged, err := n.recover(l)
+	if err != nil {
+		return err
+	}
+	if n.journalDisk == n.disk {
+		n.journal.file = sharedFile{n.journal.file, n.sched}
+	}
+	n.maxUnsealed = n.journal.tailLimit()
+	n.wg.Go(n.journal.run)
+	if err := n.settle(damaged); err != nil {
+		n.fail(err)
+		n.wg.Wait()
+		return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: %w", n.disk, err)
+	}
+	n.wg.Go(n.flusher)
+	n.wg.Go(n.fillJournal)
+	n.wg.Go(n.scrubber)
+	n.wg.Go(n.watch)
+	return nil
+}
+
+func (n *Disk) fillJournal() {
+	if err := n.journal.fill(n.journalDisk, n.stop); err != nil {
+		if disk.IsFull(err) {
+			return // the writer will find the same, or not
+		}
+		n.fail(err)
+	}
+}
+
+func (n *Disk) shutdown() {
+	if n.absent {
+		return
+	}
+	close(n.stop)
+	n.journal.close()
+	n.wg.Wait()
+	n.releaseFiles()
+	n.metrics.unregister(n.opts.Metrics)
+}
+
+func (n *Disk) releaseFiles() {
+	n.endService()
+	n.files.closeAll()
+	if n.states != nil {
+		n.states.f.Close()
+	}
+	if n.journal != nil {
+		n.journal.file.Close()
+	}
+	n.disk.Close()
+	if n.journalDisk != n.disk {
+		n.journalDisk.Close()
+	}
+}
+
+// fail takes the node out of service, for ever.
+func (n *Disk) fail(err error) {
+	n.failMu.Lock()
+	if n.failErr != nil || errors.Is(err, errClosed) || errors.Is(err, errDown) {
+		n.failMu.Unlock()
+		return
+	}
+	n.failErr = err
+	close(n.down) // under the lock: who finds failErr set must find this done too
+	n.failMu.Unlock()
+	n.endService()
+	n.opts.Log.Error("disk has left service, its extents must be replicated elsewhere", "node", n.opts.ID, "disk", n.disk.String(), "error", err)
+	n.journal.fail(err)
+}
+
+var (
+	errDown   = errors.New("the disk has left service")
+	errClosed = errors.New("the node is closed")
+)
+
+func (n *Disk) failure() error {
+	n.failMu.Lock()
+	defer n.failMu.Unlock()
+	return n.failErr
+}
+
+// serving is nil while the node serves.
+func (n *Disk) serving(op string) error {
+	select {
+	case <-n.down:
+		return stamp.Errorf(stamp.Unavailable, op, "node %s: disk %s has left service: %w", n.opts.ID, n.disk, n.failure())
+	default:
+		return nil
+	}
+}
+
+// unavailable is the error for a caller whose change did not reach the journal.
+func (n *Disk) unavailable(op string, err error) error {
+	if ferr := n.serving(op); ferr != nil {
+		return ferr
+	}
+	return stamp.Errorf(stamp.Unavailable, op, "node %s: %w", n.opts.ID, err)
+}
+
+// dataError is the error for a caller whose append the data disk did not take.
+// All but a full disk means that the disk is not to be trusted any more.
+func (n *Disk) dataError(op string, id extentstore.ExtentID, err error) error {
+	if disk.IsFull(err) {
+		n.space.refresh(n)
+		return stamp.Errorf(stamp.Full, op, "extent %v: %w", id, err)
+	}
+	n.fail(fmt.Errorf("extent %v: %w", id, err))
+	return n.serving(op)
+}
+
+func (n *Disk) wake() {
+	select {
+	case n.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (n *Disk) find(id extentstore.ExtentID) *extent {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.extents[id]
+}
+
+// findOrAdd finds an extent, or makes one that has not been created yet. It
+// waits until nothing is left of one with the same id that was deleted: a
+// repair may make a replica anew.
+func (n *Disk) findOrAdd(ctx context.Context, op string, id extentstore.ExtentID) (*extent, error) {
+	for {
+		n.mu.Lock()
+		x, old := n.extents[id], n.dying[id]
+		if x == nil && old == nil {
+			x = newExtent(id)
+			x.live = newLive()
+			n.add(x)
+		}
+		n.mu.Unlock()
+		if x != nil {
+			return x, nil
+		}
+		if err := n.flushSoon(op); err != nil {
+			return nil, err
+		}
+		if err := n.waitFor(ctx, op, old.gone); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// add puts a new extent into the table. Called with mu held.
+func (n *Disk) add(x *extent) {
+	n.extents[x.id] = x
+	if k := len(n.ids); k == 0 || n.ids[k-1] < x.id {
+		n.ids = append(n.ids, x.id)
+		return
+	}
+	i := sort.Search(len(n.ids), func(i int) bool { return n.ids[i] >= x.id })
+	n.ids = append(n.ids, 0)
+	copy(n.ids[i+1:], n.ids[i:])
+	n.ids[i] = x.id
+}
+
+// remove takes a deleted extent out of the table. Its files are removed by the
+// flusher.
+func (n *Disk) remove(x *extent) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.extents[x.id] != x {
+		return
+	}
+	delete(n.extents, x.id)
+	n.dying[x.id] = x
+	if i := sort.Search(len(n.ids), func(i int) bool { return n.ids[i] >= x.id }); i < len(n.ids) && n.ids[i] == x.id {
+		n.ids = append(n.ids[:i], n.ids[i+1:]...)
+	}
+	n.dead.Add(1)
+}
+
+// forget ends a deleted extent of which nothing is left.
+func (n *Disk) forget(x *extent) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.dying[x.id] == x {
+		delete(n.dying, x.id)
+		close(x.gone)
+	}
+}
+
+// above returns up to limit extents with ids above after, in order.
+func (n *Disk) above(after extentstore.ExtentID, limit int) []*extent {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	i := sort.Search(len(n.ids), func(i int) bool { return n.ids[i] > after })
+	xs := make([]*extent, 0, min(limit, len(n.ids)-i))
+	for ; i < len(n.ids) && len(xs) < limit; i++ {
+		xs = append(xs, n.extents[n.ids[i]])
+	}
+	return xs
+}
+
+func (n *Disk) count() int {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return len(n.ids)
+}
+
+func (n *Disk) resting() int64 { return n.restingCount.Load() }
+
+// activate notes that the journal holds something of the extent. Called with
+// its mu held, before the entry is added.
+func (n *Disk) activate(x *extent) {
+	if x.active {
+		return
+	}
+	x.active = true
+	n.activeMu.Lock()
+	n.active[x] = struct{}{}
+	n.activeMu.Unlock()
+}
+
+// deactivate is the reverse. Called with x.mu held.
+func (n *Disk) deactivate(x *extent) {
+	x.active = false
+	n.activeMu.Lock()
+	delete(n.active, x)
+	n.activeMu.Unlock()
+}
+
+func (n *Disk) activeExtents() []*extent {
+	n.activeMu.Lock()
+	defer n.activeMu.Unlock()
+	xs := make([]*extent, 0, len(n.active))
+	for x := range n.active {
+		xs = append(xs, x)
+	}
+	return xs
+}
