@@ -213,7 +213,8 @@ type Status struct {
 	// extent could be lost; TolerateNodes the same for nodes.
 	Tolerates, TolerateNodes int
 	Heal                     Progress
-	Warnings                 []string // in whole sentences
+	Policies                 map[StreamKind]Code // of the kinds that are not NoCode
+	Warnings                 []string            // in whole sentences
 }
 
 // An Operator is the StreamManager as operators see it.
