@@ -76,29 +76,22 @@ func (m *leader) bear(ctx context.Context, kind extentstore.StreamKind, avoid []
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := choose(id, m.candidates(kind, avoid), m.replicas())
+	chosen, err := Choose(id, m.candidates(kind, avoid), m.replicas())
 	if err != nil {
 		m.ids.done(id)
 		return nil, err
 	}
-	b := &birth{m: m, place: &command.Place{Extent: uint64(id), Nodes: nodes}}
+	b := &birth{m: m, place: &command.Place{Extent: uint64(id)}}
 	b.spec = extentstore.ExtentSpec{ID: id, Kind: kind, Target: m.opts.ExtentTarget}
-	for _, index := range nodes {
-		b.spec.Replicas = append(b.spec.Replicas, m.byIndex(index).id)
+	disks := m.allDisks()
+	for _, index := range chosen {
+		b.place.Nodes = append(b.place.Nodes, uint32(index))
+		b.spec.Replicas = append(b.spec.Replicas, disks[index].id)
 	}
 	for _, name := range b.spec.Replicas {
 		b.wg.Go(func() { b.create(ctx, name) })
 	}
 	return b, nil
-}
-
-func (m *leader) byIndex(index uint32) *disk {
-	for _, n := range m.allDisks() {
-		if uint32(n.index) == index {
-			return n
-		}
-	}
-	return nil
 }
 
 func (b *birth) create(ctx context.Context, name extentstore.DiskID) {

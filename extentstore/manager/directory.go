@@ -27,6 +27,7 @@ func (s *State) register(c *command.Register) Output {
 	}
 	n := &s.nodes[i]
 	n.rack, n.address, n.removed = c.Rack, c.Address, false
+	s.numberRacks()
 	for _, name := range c.Disks {
 		s.addDisk(extentstore.DiskID(name))
 	}

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -210,20 +211,28 @@ func withNode[T any](m *leader, ctx context.Context, id extentstore.DiskID, call
 	return result, err
 }
 
-// candidates describes the nodes for placing an extent of a kind.
-func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []candidate {
-	list := make([]candidate, 0, len(m.allDisks()))
-	for _, n := range m.allDisks() {
-		n.mu.Lock()
-		c := candidate{index: n.index, room: n.state.Free, usable: n.up}
+// candidates describes the disks for placing an extent of a kind.
+func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []Candidate {
+	disks := m.allDisks()
+	list := make([]Candidate, 0, len(disks))
+	_ = m.machine.view(func(s *State) error { // a broken state places nothing
+		for _, d := range disks {
+			if c, ok := s.candidate(d.index); ok {
+				list = append(list, c)
+			}
+		}
+		return nil
+	})
+	for i := range list {
+		c := &list[i]
+		d := disks[c.Index]
+		d.mu.Lock()
+		c.Room, c.Usable = d.state.Free, d.up
 		if !kind.UserData() {
-			c.room += n.state.Reserve
+			c.Room += d.state.Reserve
 		}
-		n.mu.Unlock()
-		for _, id := range avoid {
-			c.avoid = c.avoid || id == n.id
-		}
-		list = append(list, c)
+		d.mu.Unlock()
+		c.Avoid = slices.Contains(avoid, d.id)
 	}
 	return list
 }

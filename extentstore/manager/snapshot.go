@@ -299,6 +299,7 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 		for len(r.rest) > 0 {
 			s.nodes = append(s.nodes, nodeRecord{id: extentstore.NodeID(r.str()), rack: r.str(), address: r.str(), removed: r.u8() != 0})
 		}
+		s.numberRacks()
 	case 'D':
 		for len(r.rest) > 0 {
 			if err := r.disk(s); err != nil {

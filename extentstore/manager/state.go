@@ -27,6 +27,7 @@ type State struct {
 	garbage   *btree.Map[garbageKey, struct{}] // refs == 0, by age; condemned ones too
 	placed    map[replicas][]extentstore.DiskID
 	diskAt    map[extentstore.DiskID]uint16 // index into disks
+	racks     []uint16                      // of each node: equal numbers are the same rack
 	nUnsealed int
 }
 
@@ -138,9 +139,23 @@ func (s *State) addDisk(id extentstore.DiskID) {
 	if !known {
 		node = uint16(len(s.nodes))
 		s.nodes = append(s.nodes, nodeRecord{id: id.Node()})
+		s.numberRacks()
 	}
 	s.diskAt[id] = uint16(len(s.disks))
 	s.disks = append(s.disks, diskRecord{id: id, node: node})
+}
+
+// numberRacks gives every rack the number of its first node. A node that names
+// none is a rack of its own.
+func (s *State) numberRacks() {
+	s.racks = make([]uint16, len(s.nodes))
+	for i := range s.nodes {
+		s.racks[i] = uint16(i)
+		if s.nodes[i].rack == "" {
+			continue
+		}
+		s.racks[i] = uint16(slices.IndexFunc(s.nodes, func(n nodeRecord) bool { return n.rack == s.nodes[i].rack }))
+	}
 }
 
 func (s *State) extentInfo(id extentstore.ExtentID, e *extent) extentstore.ExtentInfo {
