@@ -24,24 +24,6 @@ import (
 	"stamp/extentstore"
 )
 
-// Shape is the number of data and of parity fragments of a code, 0 and 0 if it
-// has none.
-func Shape(code extentstore.Code) (data, parity int) {
-	if int(code) >= len(specs) {
-		return 0, 0
-	}
-	return specs[code].data, len(specs[code].parity)
-}
-
-// FragmentLength is the length of the fragments of an extent: its share of the
-// bytes, rounded up to whole checksum units.
-func FragmentLength(code extentstore.Code, length int64) int64 {
-	data, _ := Shape(code)
-	unit := int64(extentstore.ChecksumUnit)
-	share := (length + int64(data) - 1) / int64(data)
-	return (share + unit - 1) / unit * unit
-}
-
 // A Set is a set of fragments, by their numbers.
 type Set uint32
 
@@ -88,7 +70,7 @@ const maxDecoders = 256
 
 // New makes a Code. Invalid for a code that has no fragments.
 func New(kind extentstore.Code) (*Code, error) {
-	data, parity := Shape(kind)
+	data, parity := kind.Data(), kind.Fragments()-kind.Data()
 	if data == 0 {
 		return nil, stamp.Errorf(stamp.Invalid, "erasure.New", "%v is not a code with fragments", kind)
 	}

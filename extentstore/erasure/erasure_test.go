@@ -79,6 +79,9 @@ func TestGolden(t *testing.T) {
 	var b strings.Builder
 	for _, kind := range kinds {
 		c := newCode(t, kind)
+		if c.Data() != kind.Data() || c.Total() != kind.Fragments() {
+			t.Errorf("%v: %d of %d fragments are data, want %d of %d", kind, c.Data(), c.Total(), kind.Data(), kind.Fragments())
+		}
 		fmt.Fprintf(&b, "%v\n", kind)
 		for _, row := range c.rows[c.Data():] {
 			fmt.Fprintf(&b, "row %x\n", row)

@@ -36,6 +36,7 @@ type Disk struct {
 	service     context.Context    // ends when the disk leaves service or the node ends
 	endService  context.CancelFunc
 	dirSync     groupSync
+	copies      *Copier
 	metrics     *metrics
 
 	states *stateLog  // used under rounds
@@ -101,6 +102,9 @@ func newDisk(n *Node, o DiskOptions) *Disk {
 		limit = iosched.SharedLimit
 	}
 	d.sched = iosched.New(limit, n.opts.Clock)
+	d.copies = NewCopier(d, CopierOptions{
+		ID: o.ID, Peers: n.opts.Peers, Patience: n.opts.CopyTimeout, Rate: n.opts.CopyRate, Clock: n.opts.Clock, Log: n.opts.Log,
+	})
 	return d
 }
 

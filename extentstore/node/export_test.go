@@ -26,3 +26,6 @@ func OpenDisk(ctx context.Context, opts Options) (*Disk, error) {
 
 // Shutdown stops the disk's node.
 func (n *Disk) Shutdown() error { return n.node.Shutdown() }
+
+// Throttle waits for the copy rate.
+func (c *Copier) Throttle(ctx context.Context, n int) error { return c.throttle(ctx, "test", n) }

@@ -70,6 +70,9 @@ type Options struct {
 	ReplicateTimeout time.Duration // for an append on a secondary; 0 means 10 s
 	HangTimeout      time.Duration // a disk that does not answer for so long has failed; 0 means 30 s
 
+	CopyTimeout time.Duration // for a piece of a copy from one disk while there are others; 0 means 5 s
+	CopyRate    int64         // bytes per second that copies onto a disk may take; 0 means no limit
+
 	ScrubEvery time.Duration // full checksum pass over sealed extents; 0 means 72 h, negative none
 	ScrubRate  int64         // bytes per second and disk at most; 0 means 32 MiB
 

@@ -9,6 +9,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/node"
 )
 
 // A Fake is an ExtentNode in memory. It keeps the whole contract except that
@@ -18,6 +19,7 @@ type Fake struct {
 	peers    extentstore.Nodes
 	capacity int64
 	used     atomic.Int64
+	copies   *node.Copier
 
 	mu      sync.Mutex // guards extents; before an extent's mu
 	extents map[extentstore.ExtentID]*fakeExtent
@@ -45,7 +47,9 @@ func NewFake(id extentstore.DiskID, peers extentstore.Nodes, capacity int64) *Fa
 	if capacity == 0 {
 		capacity = 1 << 30
 	}
-	return &Fake{id: id, peers: peers, capacity: capacity, extents: map[extentstore.ExtentID]*fakeExtent{}}
+	n := &Fake{id: id, peers: peers, capacity: capacity, extents: map[extentstore.ExtentID]*fakeExtent{}}
+	n.copies = node.NewCopier(n, node.CopierOptions{ID: id, Peers: peers})
+	return n
 }
 
 func (n *Fake) find(op string, id extentstore.ExtentID) (*fakeExtent, error) {
@@ -366,6 +370,26 @@ func (n *Fake) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore
 		return x.state(), stamp.Errorf(stamp.Corrupt, "fake.Verify", "extent %v is damaged at %d", id, u*extentstore.ChecksumUnit)
 	}
 	return x.state(), nil
+}
+
+// Sum implements extentstore.Copier.
+func (n *Fake) Sum(_ context.Context, id extentstore.ExtentID, length int64) (uint32, error) {
+	const op = "fake.Sum"
+	x, err := n.find(op, id)
+	if err != nil {
+		return 0, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if length < 0 || length > int64(len(x.data)) {
+		return 0, stamp.Errorf(stamp.Invalid, op, "extent %v: sum of %d bytes, it has %d", id, length, len(x.data))
+	}
+	return extentstore.Checksum(x.data[:length]), nil
+}
+
+// Pull implements extentstore.Copier.
+func (n *Fake) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
+	return n.copies.Pull(ctx, spec, length, from)
 }
 
 // Disk implements extentstore.ExtentNode.
