@@ -69,7 +69,7 @@ func Choose(id extentstore.ExtentID, all []Candidate, want int) ([]uint16, error
 	}
 	for len(p.chosen) < want && p.pick(false) {
 	}
-	if len(p.chosen) == want && p.nNodes() < leastNodes {
+	if want > 1 && len(p.chosen) == want && p.nNodes() < leastNodes {
 		p.chosen = p.chosen[:want-1]
 	}
 	for (len(p.chosen) < least || p.nNodes() < leastNodes) && p.pick(true) {
