@@ -236,7 +236,7 @@ func (d *Dev) serveAdmin(context.Context) error {
 		return err
 	}
 	s := serve(l, admin.NewHandler(admin.Options{
-		Accounts: adminAccounts{d}, Manager: d.manager, Nodes: d.nodes, Streams: d.streams,
+		Accounts: adminAccounts{d}, Layer: d.layer(),
 		Status: func() admin.Status {
 			return admin.Status{Stamp: d.loc.label.Stamp, Version: d.opts.Version, PID: os.Getpid(), Started: d.started}
 		},
@@ -248,6 +248,13 @@ func (d *Dev) serveAdmin(context.Context) error {
 		return os.Remove(filepath.Join(d.loc.dir, admin.SocketName))
 	})
 	return nil
+}
+
+// layer is the stream layer as operators see it.
+func (d *Dev) layer() *admin.Local {
+	l := &admin.Local{Manager: d.manager, Nodes: d.nodes, Reader: d.streams}
+	l.Operator, _ = any(d.manager).(extentstore.Operator)
+	return l
 }
 
 // announce says that everything serves.

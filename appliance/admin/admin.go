@@ -18,7 +18,15 @@
 //	GET  /v1/content?name=&offset=&length=    octets; the connection breaks on an error
 //	GET  /v1/extents?after=&limit=            []Extent
 //	GET  /v1/extents/ID                       Extent
+//	GET  /v1/extents/ID/replicas              []Replica, as each disk says
+//	GET  /v1/extents/ID/where                 []Place
 //	POST /v1/extents/ID/verify                []Replica, each read and checked
+//	POST /v1/extents/ID/repair                []string, what was found wrong
+//	GET  /v1/layer                            Layer
+//	POST /v1/drain?what=&on=true|false        null
+//	POST /v1/policy?kind=&code=               null
+//	POST /v1/members/ID?address=              null
+//	DELETE /v1/members/ID                     null
 //
 // An error is answered with a status of 400 or more and an Error.
 package admin
@@ -82,15 +90,28 @@ type Extent struct {
 	Length   int64                `json:"length"` // 0 until sealed
 	Replicas []extentstore.DiskID `json:"replicas"`
 	Refs     int                  `json:"refs"`
+	Coded    *Fragments           `json:"coded,omitempty"`
 }
 
-// Replica is the outcome of a verification on one ExtentNode.
+// Fragments is how a coded extent is kept.
+type Fragments struct {
+	Code   string               `json:"code"`
+	First  string               `json:"first"`  // id of the first fragment
+	Length int64                `json:"length"` // of each
+	Places []extentstore.DiskID `json:"places"`
+}
+
+// Replica is what a disk says of an extent, or of one of its fragments.
 type Replica struct {
-	Extent string             `json:"extent"`
-	Node   extentstore.DiskID `json:"node"`
-	Length int64              `json:"length"`
-	Sealed bool               `json:"sealed"`
-	Error  *Error             `json:"error,omitempty"`
+	Extent   string             `json:"extent"` // the id it has there, which for a fragment is its own
+	Fragment *int               `json:"fragment,omitempty"`
+	Node     extentstore.DiskID `json:"node"`
+	Length   int64              `json:"length"`
+	Sealed   bool               `json:"sealed"`
+	Closed   bool               `json:"closed,omitempty"`
+	Doubtful bool               `json:"doubtful,omitempty"`
+	Sum      string             `json:"sum,omitempty"` // CRC-32C of the sealed bytes, in hexadecimal
+	Error    *Error             `json:"error,omitempty"`
 }
 
 // Error carries a stamp.Error.
@@ -117,7 +138,14 @@ func (e *Error) Err() error {
 }
 
 func newExtent(x extentstore.ExtentInfo) Extent {
-	return Extent{ID: x.ID.String(), Sealed: x.Sealed, Length: x.Length, Replicas: x.Replicas, Refs: x.Refs}
+	out := Extent{ID: x.ID.String(), Sealed: x.Sealed, Length: x.Length, Replicas: x.Replicas, Refs: x.Refs}
+	if f := x.Coded; f != nil {
+		out.Coded = &Fragments{Code: f.Code.String(), First: f.First.String(), Length: f.Length, Places: f.Places}
+	}
+	if out.Replicas == nil {
+		out.Replicas = []extentstore.DiskID{}
+	}
+	return out
 }
 
 func newStream(s extentstore.StreamInfo) Stream {

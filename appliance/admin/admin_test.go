@@ -133,7 +133,7 @@ func start(t *testing.T) *admin.Client {
 		t.Fatalf("socket: mode %v, %v; want 0600", info.Mode(), err)
 	}
 	server := &http.Server{Handler: admin.NewHandler(admin.Options{
-		Accounts: accounts{}, Manager: one{}, Nodes: one{}, Streams: one{},
+		Accounts: accounts{}, Layer: &admin.Local{Manager: one{}, Nodes: one{}, Reader: one{}, Operator: operator{}},
 		Status: func() admin.Status { return admin.Status{Version: "v1"} },
 	})}
 	go server.Serve(l)
@@ -222,5 +222,78 @@ func TestNobodyThere(t *testing.T) {
 		if _, err := admin.NewClient(dir).Status(context.Background()); stamp.KindOf(err) != stamp.Unavailable || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: %v, want Unavailable with the directory", dir, err)
 		}
+	}
+}
+
+// operator knows one disk, and notes what it is told.
+type operator struct{ extentstore.Operator }
+
+var told []string
+
+func (operator) Status(context.Context) (extentstore.Status, error) {
+	return extentstore.Status{
+		Stamp: "s", Members: []extentstore.Member{{ID: "m1", Address: "a:1", Leader: true}},
+		Disks:     []extentstore.DiskStatus{{ID: "dev-1", State: extentstore.DiskFailed, Why: "burnt", Extents: 3}},
+		Missing:   []int64{5, 2},
+		Tolerates: 1,
+		Policies:  map[extentstore.StreamKind]extentstore.Code{extentstore.BlobData: extentstore.LRC1222},
+	}, nil
+}
+
+func (operator) Repair(_ context.Context, id extentstore.ExtentID) ([]string, error) {
+	return []string{"extent " + id.String() + " had a bad day"}, nil
+}
+
+func (operator) Drain(_ context.Context, what string, on bool) error {
+	told = append(told, fmt.Sprint("drain ", what, " ", on))
+	return nil
+}
+
+func (operator) SetPolicy(_ context.Context, kind extentstore.StreamKind, code extentstore.Code) error {
+	told = append(told, fmt.Sprint("policy ", kind, " ", code))
+	return nil
+}
+
+func (operator) AddMember(_ context.Context, m extentstore.Member) error {
+	told = append(told, fmt.Sprint("add ", m.ID, " ", m.Address))
+	return nil
+}
+
+func (operator) RemoveMember(_ context.Context, id string) error {
+	return stamp.Errorf(stamp.NotFound, "manager.RemoveMember", "no member %s", id)
+}
+
+func TestOperator(t *testing.T) {
+	ctx, c := context.Background(), start(t)
+	told = nil
+	l, err := c.Layer(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Disks) != 1 || l.Disks[0].Why != "burnt" || l.Missing[1] != 2 || l.Free != 4 || l.Policies["blobdata"] != "lrc-12-2-2" || l.Policies["commitlog"] != "none" {
+		t.Errorf("Layer = %+v", l)
+	}
+	if found, err := c.Repair(ctx, "7"); err != nil || len(found) != 1 {
+		t.Errorf("Repair = %v, %v", found, err)
+	}
+	if p, err := c.Where(ctx, "7"); err != nil || len(p) != 4 || p[0].Condition != "failed" || p[0].Why != "burnt" {
+		t.Errorf("Where = %+v, %v", p, err)
+	}
+	for _, err := range []error{c.Drain(ctx, "en1/d1", true), c.SetPolicy(ctx, "rowdata", "rs-6-3"), c.AddMember(ctx, "m4", "h:7")} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if got, want := strings.Join(told, "; "), "drain en1/d1 true; policy rowdata rs-6-3; add m4 h:7"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if err := c.SetPolicy(ctx, "rowdata", "raid"); stamp.KindOf(err) != stamp.Invalid {
+		t.Errorf("no such code: %v, want Invalid", err)
+	}
+	if err := c.SetPolicy(ctx, "fragment", "none"); stamp.KindOf(err) != stamp.Invalid {
+		t.Errorf("no such kind: %v, want Invalid", err)
+	}
+	if err := c.RemoveMember(ctx, "m9"); stamp.KindOf(err) != stamp.NotFound {
+		t.Errorf("no such member: %v, want NotFound", err)
 	}
 }

@@ -3,7 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -19,19 +19,10 @@ type Accounts interface {
 	Get(ctx context.Context, name stamp.AccountName) (Account, error)
 }
 
-// StreamReader is what the socket needs of the stream client.
-type StreamReader interface {
-	// Length counts the durable part of the unsealed extent.
-	Length(ctx context.Context, name string) (int64, error)
-	ReadStream(ctx context.Context, name string, offset int64, p []byte) (int, error)
-}
-
 // Options configures a handler. All fields are Required.
 type Options struct {
 	Accounts Accounts
-	Manager  extentstore.StreamManager
-	Nodes    extentstore.Nodes
-	Streams  StreamReader
+	Layer    *Local
 	Status   func() Status // Space is filled in by the handler
 }
 
@@ -57,11 +48,11 @@ func NewHandler(opts Options) http.Handler {
 	handle("POST /v1/accounts/{name}", s.createAccount)
 	handle("GET /v1/accounts/{name}", s.getAccount)
 	handle("GET /v1/streams", s.listStreams)
-	handle("GET /v1/stream", s.getStream)
 	mux.HandleFunc("GET /v1/content", s.content)
 	handle("GET /v1/extents", s.listExtents)
-	handle("GET /v1/extents/{id}", s.getExtent)
-	handle("POST /v1/extents/{id}/verify", s.verify)
+	for pattern, fn := range s.layer() {
+		handle(pattern, fn)
+	}
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, stamp.Errorf(stamp.Unsupported, "admin", "no %s %s in this version", r.Method, r.URL.Path)
 	})
@@ -89,7 +80,7 @@ func fail(w http.ResponseWriter, err error) {
 
 func (s *server) status(r *http.Request) (any, error) {
 	st := s.Status()
-	space, err := s.Manager.Space(r.Context())
+	space, err := s.Layer.Manager.Space(r.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -122,32 +113,13 @@ func (s *server) listStreams(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.Manager.List(r.Context(), q.Get("prefix"), q.Get("after"), limit)
+	list, err := s.Layer.Manager.List(r.Context(), q.Get("prefix"), q.Get("after"), limit)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Stream, 0, len(list))
 	for _, info := range list {
 		out = append(out, newStream(info))
-	}
-	return out, nil
-}
-
-func (s *server) getStream(r *http.Request) (any, error) {
-	name := r.URL.Query().Get("name")
-	info, err := s.Manager.Stat(r.Context(), name)
-	if err != nil {
-		return nil, err
-	}
-	length, err := s.Streams.Length(r.Context(), name)
-	if err != nil {
-		return nil, err
-	}
-	out := newStream(info)
-	out.Length = length
-	out.List = []Extent{}
-	for _, x := range info.Extents {
-		out.List = append(out.List, newExtent(x))
 	}
 	return out, nil
 }
@@ -162,35 +134,22 @@ func (s *server) content(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	total, err := s.Streams.Length(r.Context(), name)
+	length, err := number(q, "length", -1)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	length, err := number(q, "length", total)
+	rd, err := s.Layer.Content(r.Context(), name, offset, length)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	if offset > total {
-		fail(w, stamp.Errorf(stamp.InvalidRange, "admin", "stream %s has %d bytes, none at %d", name, total, offset))
-		return
-	}
-	length = min(length, total-offset)
+	defer rd.Close()
+	size := rd.(*content).Size()
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
-	buf := make([]byte, min(length, 1<<20))
-	for length > 0 {
-		n, err := s.Streams.ReadStream(r.Context(), name, offset, buf[:min(length, int64(len(buf)))])
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		offset, length = offset+int64(n), length-int64(n)
-		if length > 0 && (err != nil || n == 0) {
-			panic(http.ErrAbortHandler)
-		}
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	if n, err := io.CopyBuffer(struct{ io.Writer }{w}, rd, make([]byte, max(min(size, 1<<20), 1))); n < size || err != nil {
+		panic(http.ErrAbortHandler)
 	}
 }
 
@@ -206,7 +165,7 @@ func (s *server) listExtents(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	list, err := s.Manager.Extents(r.Context(), after, limit)
+	list, err := s.Layer.Manager.Extents(r.Context(), after, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -217,52 +176,41 @@ func (s *server) listExtents(r *http.Request) (any, error) {
 	return out, nil
 }
 
-func (s *server) extent(r *http.Request) (extentstore.ExtentInfo, error) {
-	id, err := extentstore.ParseExtentID(r.PathValue("id"))
-	if err != nil {
-		return extentstore.ExtentInfo{}, err
+// layer has the handlers that hand a call on as it is.
+func (s *server) layer() map[string]func(r *http.Request) (any, error) {
+	type call = func(r *http.Request) (any, error)
+	l := s.Layer
+	id := func(fn func(ctx context.Context, id string) (any, error)) call {
+		return func(r *http.Request) (any, error) { return fn(r.Context(), r.PathValue("id")) }
 	}
-	return s.Manager.Extent(r.Context(), id)
-}
-
-func (s *server) getExtent(r *http.Request) (any, error) {
-	x, err := s.extent(r)
-	return newExtent(x), err
-}
-
-// verify reads every replica of an extent and checks it against its index,
-// and a sealed one against the length that the StreamManager has fixed.
-func (s *server) verify(r *http.Request) (any, error) {
-	x, err := s.extent(r)
-	if err != nil {
-		return nil, err
+	do := func(fn func(ctx context.Context, id string, q url.Values) error) call {
+		return func(r *http.Request) (any, error) { return nil, fn(r.Context(), r.PathValue("id"), r.URL.Query()) }
 	}
-	out := make([]Replica, 0, len(x.Replicas))
-	for _, id := range x.Replicas {
-		rep := Replica{Extent: x.ID.String(), Node: id}
-		state, err := s.verifyReplica(r.Context(), x, id)
-		if err != nil {
-			if errors.Is(err, context.Canceled) {
-				return nil, err
+	return map[string]call{
+		"GET /v1/layer":                 func(r *http.Request) (any, error) { return l.Layer(r.Context()) },
+		"GET /v1/stream":                func(r *http.Request) (any, error) { return l.Stream(r.Context(), r.URL.Query().Get("name")) },
+		"GET /v1/extents/{id}":          id(func(ctx context.Context, id string) (any, error) { return l.Extent(ctx, id) }),
+		"GET /v1/extents/{id}/replicas": id(func(ctx context.Context, id string) (any, error) { return l.Replicas(ctx, id) }),
+		"GET /v1/extents/{id}/where":    id(func(ctx context.Context, id string) (any, error) { return l.Where(ctx, id) }),
+		"POST /v1/extents/{id}/verify":  id(func(ctx context.Context, id string) (any, error) { return l.Verify(ctx, id) }),
+		"POST /v1/extents/{id}/repair":  id(func(ctx context.Context, id string) (any, error) { return l.Repair(ctx, id) }),
+		"POST /v1/drain": do(func(ctx context.Context, _ string, q url.Values) error {
+			on, err := strconv.ParseBool(q.Get("on"))
+			if err != nil {
+				return stamp.Errorf(stamp.Invalid, "admin", "on=%q: want true or false", q.Get("on"))
 			}
-			rep.Error = newError(err)
-		}
-		rep.Length, rep.Sealed = state.Length, state.Sealed
-		out = append(out, rep)
+			return l.Drain(ctx, q.Get("what"), on)
+		}),
+		"POST /v1/policy": do(func(ctx context.Context, _ string, q url.Values) error {
+			return l.SetPolicy(ctx, q.Get("kind"), q.Get("code"))
+		}),
+		"POST /v1/members/{id}": do(func(ctx context.Context, id string, q url.Values) error {
+			return l.AddMember(ctx, id, q.Get("address"))
+		}),
+		"DELETE /v1/members/{id}": do(func(ctx context.Context, id string, _ url.Values) error {
+			return l.RemoveMember(ctx, id)
+		}),
 	}
-	return out, nil
-}
-
-func (s *server) verifyReplica(ctx context.Context, x extentstore.ExtentInfo, id extentstore.DiskID) (extentstore.ReplicaState, error) {
-	node, err := s.Nodes.Node(id)
-	if err != nil {
-		return extentstore.ReplicaState{}, err
-	}
-	state, err := node.Verify(ctx, x.ID)
-	if err == nil && x.Sealed && state.Length != x.Length {
-		err = stamp.Errorf(stamp.Corrupt, "admin.verify", "extent %s on %s has %d bytes, it was sealed at %d", x.ID, id, state.Length, x.Length)
-	}
-	return state, err
 }
 
 func pageLimit(q url.Values) (int, error) {

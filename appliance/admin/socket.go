@@ -59,6 +59,8 @@ type Client struct {
 	http     *http.Client
 }
 
+var _ StreamLayer = (*Client)(nil)
+
 // NewClient makes a client. It connects with the first call.
 func NewClient(location string) *Client {
 	c := &Client{location: location}
@@ -191,7 +193,57 @@ func (c *Client) Extents(ctx context.Context, fn func(Extent) error) error {
 	}
 }
 
+// Extent describes an extent.
+func (c *Client) Extent(ctx context.Context, id string) (Extent, error) {
+	return call[Extent](ctx, c, "GET", "/extents/"+url.PathEscape(id), nil)
+}
+
+// Replicas asks every place of an extent what it holds.
+func (c *Client) Replicas(ctx context.Context, id string) ([]Replica, error) {
+	return call[[]Replica](ctx, c, "GET", "/extents/"+url.PathEscape(id)+"/replicas", nil)
+}
+
+// Where says where the places of an extent are.
+func (c *Client) Where(ctx context.Context, id string) ([]Place, error) {
+	return call[[]Place](ctx, c, "GET", "/extents/"+url.PathEscape(id)+"/where", nil)
+}
+
 // Verify reads all replicas of an extent and checks them.
 func (c *Client) Verify(ctx context.Context, id string) ([]Replica, error) {
-	return call[[]Replica](ctx, c, "POST", "/extents/"+id+"/verify", nil)
+	return call[[]Replica](ctx, c, "POST", "/extents/"+url.PathEscape(id)+"/verify", nil)
+}
+
+// Repair makes good what is wrong with an extent.
+func (c *Client) Repair(ctx context.Context, id string) ([]string, error) {
+	return call[[]string](ctx, c, "POST", "/extents/"+url.PathEscape(id)+"/repair", nil)
+}
+
+// Layer is the state of the stream layer.
+func (c *Client) Layer(ctx context.Context) (Layer, error) {
+	return call[Layer](ctx, c, "GET", "/layer", nil)
+}
+
+// Drain begins or ends moving everything off a disk or a node.
+func (c *Client) Drain(ctx context.Context, what string, on bool) error {
+	return c.change(ctx, "POST", "/drain", url.Values{"what": {what}, "on": {strconv.FormatBool(on)}})
+}
+
+// SetPolicy chooses the code of a kind of stream.
+func (c *Client) SetPolicy(ctx context.Context, kind, code string) error {
+	return c.change(ctx, "POST", "/policy", url.Values{"kind": {kind}, "code": {code}})
+}
+
+// AddMember adds a replica of the StreamManager.
+func (c *Client) AddMember(ctx context.Context, id, address string) error {
+	return c.change(ctx, "POST", "/members/"+url.PathEscape(id), url.Values{"address": {address}})
+}
+
+// RemoveMember removes one.
+func (c *Client) RemoveMember(ctx context.Context, id string) error {
+	return c.change(ctx, "DELETE", "/members/"+url.PathEscape(id), nil)
+}
+
+func (c *Client) change(ctx context.Context, method, path string, q url.Values) error {
+	_, err := call[any](ctx, c, method, path, q)
+	return err
 }

@@ -2,15 +2,16 @@
 // each other, and keeps those of a process at hand while it runs.
 //
 // A stamp has one certificate authority of its own, made once; its id stands in
-// every certificate, as the URI stamp://STAMP/ROLE/NAME. Nothing else is looked
-// at: no host name, so that a node may change its address.
+// every certificate, in a URI stamp://STAMP/ROLE/NAME for each role of the
+// process (package wire). Nothing else is looked at: no host name, so that a
+// node may change its address.
 //
 // Files of a directory, all PEM:
 //
-//	ca.pem           the authority's certificate: on every node
-//	ca.key           its key, mode 0600: only where certificates are issued
-//	ROLE-NAME.pem    the certificate of a process
-//	ROLE-NAME.key    its key, PKCS #8, mode 0600
+//	ca.pem    the authority's certificate: on every node
+//	ca.key    its key, mode 0600: only where certificates are issued
+//	NAME.pem  the certificate of a node or a person
+//	NAME.key  its key, PKCS #8, mode 0600
 //
 // To renew a certificate is to issue it again: the files are replaced one
 // after the other by renames, and a process that finds a pair that does not
@@ -32,12 +33,15 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"stamp"
+	"stamp/appliance/config"
 	"stamp/extentstore"
+	"stamp/extentstore/wire"
 )
 
 // How long certificates are good. Whoever renews does so well before.
@@ -86,7 +90,7 @@ func Init(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	template, err := template("stamp "+string(id), &url.URL{Scheme: "stamp", Host: string(id)}, AuthorityLife)
+	template, err := template("stamp "+string(id), []*url.URL{{Scheme: "stamp", Host: string(id)}}, AuthorityLife)
 	if err != nil {
 		return nil, err
 	}
@@ -135,17 +139,26 @@ func authorityStamp(cert *x509.Certificate) (extentstore.StampID, error) {
 	return "", errors.New("not the certificate of a stamp's authority")
 }
 
-// Issue makes a key and a certificate for a process and writes them to dir,
-// together with the authority's certificate; "" means the authority's own
-// directory. life is how long it is good, 0 means CertificateLife; it ends with
-// the authority at the latest.
-func (a *Authority) Issue(role Role, name, dir string, life time.Duration) (Info, error) {
+// Issue makes a key and a certificate for a node or a person with some roles
+// and writes them to dir, together with the authority's certificate; "" means
+// the authority's own directory. life is how long it is good, 0 means
+// CertificateLife; it ends with the authority at the latest.
+func (a *Authority) Issue(name string, roles []wire.Role, dir string, life time.Duration) (Info, error) {
 	const op = "certs.Issue"
-	if !role.valid() {
-		return Info{}, stamp.Errorf(stamp.Invalid, op, "%q is no role: want %s", role, roleList())
+	if !config.ValidName(name) || name+".pem" == authorityCert {
+		return Info{}, stamp.Errorf(stamp.Invalid, op, "%q is no name: want 1 to 32 lower-case letters, digits and hyphens, and not \"ca\"", name)
 	}
-	if !nameForm.MatchString(name) {
-		return Info{}, stamp.Errorf(stamp.Invalid, op, "%q is no name: want 1 to 32 lower-case letters, digits and hyphens", name)
+	if len(roles) == 0 {
+		return Info{}, stamp.Errorf(stamp.Invalid, op, "a certificate without a role is of no use")
+	}
+	var uris []*url.URL
+	var common []string
+	for _, r := range roles {
+		id := wire.Identity{Stamp: a.stamp, Role: r, Name: name}
+		if err := id.Check(); err != nil {
+			return Info{}, err
+		}
+		uris, common = append(uris, id.URI()), append(common, string(r))
 	}
 	if dir == "" {
 		dir = a.dir
@@ -157,7 +170,7 @@ func (a *Authority) Issue(role Role, name, dir string, life time.Duration) (Info
 	if err != nil {
 		return Info{}, err
 	}
-	template, err := template(string(role)+" "+name, identityURI(a.stamp, role, name), life)
+	template, err := template(name+" ("+strings.Join(common, ", ")+")", uris, life)
 	if err != nil {
 		return Info{}, err
 	}
@@ -179,14 +192,13 @@ func (a *Authority) Issue(role Role, name, dir string, life time.Duration) (Info
 			return Info{}, err
 		}
 	}
-	certFile, keyFile := fileNames(role, name)
-	if err := writePair(dir, certFile, keyFile, der, key); err != nil {
+	if err := writePair(dir, name+".pem", name+".key", der, key); err != nil {
 		return Info{}, err
 	}
-	return Show(filepath.Join(dir, certFile))
+	return Show(filepath.Join(dir, name+".pem"))
 }
 
-func template(common string, uri *url.URL, life time.Duration) (*x509.Certificate, error) {
+func template(common string, uris []*url.URL, life time.Duration) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, err
@@ -197,13 +209,8 @@ func template(common string, uri *url.URL, life time.Duration) (*x509.Certificat
 		Subject:      pkix.Name{Organization: []string{"stamp"}, CommonName: common},
 		NotBefore:    now.Add(-backdate),
 		NotAfter:     now.Add(life),
-		URIs:         []*url.URL{uri},
+		URIs:         uris,
 	}, nil
-}
-
-func fileNames(role Role, name string) (cert, key string) {
-	base := string(role) + "-" + name
-	return base + ".pem", base + ".key"
 }
 
 func encodeCert(der []byte) []byte {

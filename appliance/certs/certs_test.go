@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"stamp"
+	"stamp/extentstore/wire"
 )
 
-func issue(t *testing.T, a *Authority, role Role, name, dir string) {
+func issue(t *testing.T, a *Authority, role wire.Role, name, dir string) {
 	t.Helper()
-	if _, err := a.Issue(role, name, dir, 0); err != nil {
+	if _, err := a.Issue(name, []wire.Role{role}, dir, 0); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -25,8 +26,8 @@ func TestIssueAndOpen(t *testing.T) {
 	if _, err := Init(dir); stamp.KindOf(err) != stamp.Exists {
 		t.Errorf("a second Init: %v, want Exists", err)
 	}
-	issue(t, a, Extent, "en-1", node)
-	for _, name := range []string{filepath.Join(dir, "ca.key"), filepath.Join(node, "extent-en-1.key")} {
+	issue(t, a, wire.RoleExtent, "en-1", node)
+	for _, name := range []string{filepath.Join(dir, "ca.key"), filepath.Join(node, "en-1.key")} {
 		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v; want 0600", name, info.Mode(), err)
 		}
@@ -34,7 +35,7 @@ func TestIssueAndOpen(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(node, "ca.key")); err == nil {
 		t.Error("the authority's key was copied to a node")
 	}
-	s, err := Open(node, Extent, "en-1", nil)
+	s, err := Open(node, "en-1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,15 +43,18 @@ func TestIssueAndOpen(t *testing.T) {
 		t.Errorf("stamp %q, want %q", s.Stamp(), a.Stamp())
 	}
 	list, err := List(node)
-	if err != nil || len(list) != 2 || !list[0].Authority || list[1].Role != Extent || list[1].Name != "en-1" {
+	if err != nil || len(list) != 2 || !list[0].Authority || list[1].Roles[0] != wire.RoleExtent || list[1].Name != "en-1" {
 		t.Errorf("List = %+v, %v", list, err)
 	}
+	if info, err := a.Issue("both", []wire.Role{wire.RoleManager, wire.RoleExtent}, node, 0); err != nil || len(info.Roles) != 2 {
+		t.Errorf("two roles: %+v, %v", info, err)
+	}
 	for _, bad := range []struct {
-		role Role
+		role wire.Role
 		name string
-	}{{"king", "a"}, {Extent, ""}, {Extent, "A"}, {Extent, "../x"}, {Extent, "a/b"}} {
-		if _, err := a.Issue(bad.role, bad.name, node, 0); stamp.KindOf(err) != stamp.Invalid {
-			t.Errorf("Issue(%q, %q): %v, want Invalid", bad.role, bad.name, err)
+	}{{"king", "a"}, {wire.RoleExtent, ""}, {wire.RoleExtent, "A"}, {wire.RoleExtent, "../x"}, {wire.RoleExtent, "ca"}} {
+		if _, err := a.Issue(bad.name, []wire.Role{bad.role}, node, 0); stamp.KindOf(err) != stamp.Invalid {
+			t.Errorf("Issue(%q, %q): %v, want Invalid", bad.name, bad.role, err)
 		}
 	}
 }
@@ -63,13 +67,13 @@ func TestRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issue(t, a, Manager, "m1", "")
-	s, err := Open(dir, Manager, "m1", nil)
+	issue(t, a, wire.RoleManager, "m1", "")
+	s, err := Open(dir, "m1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := s.Certificate().Leaf.SerialNumber
-	issue(t, a, Manager, "m1", "")
+	issue(t, a, wire.RoleManager, "m1", "")
 	if s.Certificate().Leaf.SerialNumber.Cmp(old) != 0 {
 		t.Error("looked at the files within a moment of the last look")
 	}
@@ -79,22 +83,22 @@ func TestRenewal(t *testing.T) {
 		t.Error("the new certificate was not taken")
 	}
 	// Half of a renewal.
-	issue(t, a, Manager, "m2", "")
-	if err := os.Rename(filepath.Join(dir, "manager-m2.key"), filepath.Join(dir, "manager-m1.key")); err != nil {
+	issue(t, a, wire.RoleManager, "m2", "")
+	if err := os.Rename(filepath.Join(dir, "m2.key"), filepath.Join(dir, "m1.key")); err != nil {
 		t.Fatal(err)
 	}
 	s.looked = time.Time{}
 	if got := s.Certificate().Leaf.SerialNumber; got.Cmp(now) != 0 {
 		t.Errorf("serial %v after half a renewal, want the old %v", got, now)
 	}
-	if _, err := Open(dir, Manager, "m1", nil); stamp.KindOf(err) != stamp.Invalid {
+	if _, err := Open(dir, "m1", nil); stamp.KindOf(err) != stamp.Invalid {
 		t.Errorf("a pair that does not fit: %v, want Invalid", err)
 	}
-	issue(t, a, Manager, "m1", "")
-	if err := os.Chmod(filepath.Join(dir, "manager-m1.key"), 0o640); err != nil {
+	issue(t, a, wire.RoleManager, "m1", "")
+	if err := os.Chmod(filepath.Join(dir, "m1.key"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, Manager, "m1", nil); stamp.KindOf(err) != stamp.Denied {
+	if _, err := Open(dir, "m1", nil); stamp.KindOf(err) != stamp.Denied {
 		t.Errorf("a key that others may read: %v, want Denied", err)
 	}
 }
@@ -108,8 +112,8 @@ func TestWrongStamp(t *testing.T) {
 	if _, err := Init(two); err != nil {
 		t.Fatal(err)
 	}
-	issue(t, a, Client, "c", "")
-	for _, name := range []string{"client-c.pem", "client-c.key"} {
+	issue(t, a, wire.RolePartition, "c", "")
+	for _, name := range []string{"c.pem", "c.key"} {
 		b, err := os.ReadFile(filepath.Join(one, name))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(two, name), b, 0o600)
@@ -118,10 +122,10 @@ func TestWrongStamp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Open(two, Client, "c", nil); stamp.KindOf(err) != stamp.Invalid {
+	if _, err := Open(two, "c", nil); stamp.KindOf(err) != stamp.Invalid {
 		t.Errorf("a certificate of another stamp: %v, want Invalid", err)
 	}
-	if _, err := Open(two, Client, "none", nil); !os.IsNotExist(err) && stamp.KindOf(err) == stamp.Invalid {
+	if _, err := Open(two, "none", nil); !os.IsNotExist(err) && stamp.KindOf(err) == stamp.Invalid {
 		t.Errorf("no certificate: %v", err)
 	}
 }

@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/wire"
 )
 
 // recheck is how often a Store looks whether its files have changed, at most.
@@ -23,7 +25,6 @@ const recheck = 5 * time.Second
 type Store struct {
 	dir               string
 	certFile, keyFile string
-	role              Role
 	name              string
 	log               *slog.Logger
 
@@ -33,17 +34,17 @@ type Store struct {
 	cert    *tls.Certificate
 	pool    *x509.CertPool
 	stampID extentstore.StampID
+	ids     []wire.Identity
 }
 
-// Open reads the certificate of a role and name from a directory.
-func Open(dir string, role Role, name string, log *slog.Logger) (*Store, error) {
-	certFile, keyFile := fileNames(role, name)
-	s := &Store{dir: dir, certFile: filepath.Join(dir, certFile), keyFile: filepath.Join(dir, keyFile), role: role, name: name, log: log}
+// Open reads the certificate of a node or person from a directory.
+func Open(dir, name string, log *slog.Logger) (*Store, error) {
+	s := &Store{dir: dir, certFile: filepath.Join(dir, name+".pem"), keyFile: filepath.Join(dir, name+".key"), name: name, log: log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if _, err := os.Stat(s.certFile); err != nil {
-		return nil, fmt.Errorf("certificate of %s %s: %w (make it with stamp cert issue)", role, name, err)
+		return nil, fmt.Errorf("certificate of %s: %w (make it with stamp cert issue)", name, err)
 	}
 	return s, s.load()
 }
@@ -74,14 +75,17 @@ func (s *Store) load() error {
 	if err != nil {
 		return stamp.Errorf(stamp.Invalid, op, "certificate %s with key %s: %w", s.certFile, s.keyFile, err)
 	}
-	id, role, name, err := identity(pair.Leaf)
-	switch {
-	case err != nil:
+	ids, err := wire.Identities(pair.Leaf)
+	if err != nil {
 		return stamp.Errorf(stamp.Invalid, op, "%s: %w", s.certFile, err)
-	case id != of:
-		return stamp.Errorf(stamp.Invalid, op, "%s is of stamp %s, %s of stamp %s", s.certFile, id, authorityCert, of)
-	case role != s.role || name != s.name:
-		return stamp.Errorf(stamp.Invalid, op, "%s is the certificate of %s %s", s.certFile, role, name)
+	}
+	for _, id := range ids {
+		switch {
+		case id.Stamp != of:
+			return stamp.Errorf(stamp.Invalid, op, "%s is of stamp %s, %s of stamp %s", s.certFile, id.Stamp, authorityCert, of)
+		case id.Name != s.name:
+			return stamp.Errorf(stamp.Invalid, op, "%s is the certificate of %s", s.certFile, id.Name)
+		}
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
@@ -90,10 +94,10 @@ func (s *Store) load() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stampID != "" && s.stampID != id {
-		return stamp.Errorf(stamp.Invalid, op, "%s is of another stamp now: %s instead of %s", s.certFile, id, s.stampID)
+	if s.stampID != "" && s.stampID != of {
+		return stamp.Errorf(stamp.Invalid, op, "%s is of another stamp now: %s instead of %s", s.certFile, of, s.stampID)
 	}
-	s.cert, s.pool, s.stampID, s.seen, s.looked = &pair, pool, id, seen, time.Now()
+	s.ids, s.cert, s.pool, s.stampID, s.seen, s.looked = ids, &pair, pool, of, seen, time.Now()
 	return nil
 }
 
@@ -136,10 +140,25 @@ func (s *Store) Certificate() *tls.Certificate {
 	return c
 }
 
-// Authority is whom to trust.
-func (s *Store) Authority() *x509.CertPool {
-	_, p := s.current()
-	return p
+// Security is how the process speaks to others. A renewed certificate is used
+// by the next connection; another authority needs a restart.
+func (s *Store) Security() wire.Security {
+	_, pool := s.current()
+	return wire.Security{
+		Stamp: s.Stamp(),
+		TLS: &tls.Config{
+			RootCAs:              pool,
+			GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Certificate(), nil },
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.Certificate(), nil },
+		},
+	}
+}
+
+// Has reports whether the certificate names a role.
+func (s *Store) Has(role wire.Role) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.ids, func(i wire.Identity) bool { return i.Role == role })
 }
 
 // Stamp is the id of the stamp.

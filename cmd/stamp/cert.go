@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"stamp/appliance/certs"
+	"stamp/extentstore/wire"
 )
 
 func certCommand() *cli.Command {
@@ -18,10 +20,10 @@ func certCommand() *cli.Command {
 			"Keep the authority's directory in a safe place: nodes need only what issue --to writes.",
 		Subcommands: []*cli.Command{
 			{Name: "init", Usage: "make the authority of a new stamp", Flags: []cli.Flag{dir}, Action: certInit},
-			{Name: "issue", Usage: "make a certificate, or renew it by making it again", ArgsUsage: "ROLE NAME", Flags: []cli.Flag{dir,
+			{Name: "issue", Usage: "make a certificate, or renew it by making it again", ArgsUsage: "NAME ROLE...", Flags: []cli.Flag{dir,
 				&cli.StringFlag{Name: "to", Usage: "`DIR` to write certificate, key and ca.pem to; without it the authority's"},
 				&cli.IntFlag{Name: "days", Value: int(certs.CertificateLife / (24 * time.Hour)), Usage: "how many `DAYS` it is good"},
-			}, Action: certIssue, Description: "ROLE is manager, extent, client or operator; NAME is the name in the node's configuration."},
+			}, Action: certIssue, Description: "NAME is the name in the node's configuration, or a person's; ROLE is manager, extent, partition, frontend or operator."},
 			{Name: "show", Usage: "describe certificates", ArgsUsage: "[FILE|DIR...]", Flags: []cli.Flag{dir}, Action: certShow},
 		},
 	}
@@ -43,29 +45,37 @@ func certInit(c *cli.Context) error {
 }
 
 func certIssue(c *cli.Context) error {
-	if err := wantArgs(c, 2, 2); err != nil {
+	if err := wantArgs(c, 2, -1); err != nil {
 		return err
 	}
 	if c.Int("days") < 1 {
 		return usageError("--days %d: want 1 or more", c.Int("days"))
 	}
-	role, err := certs.ParseRole(c.Args().Get(0))
-	if err != nil {
-		return usageError("%v", err)
+	var roles []wire.Role
+	for _, arg := range c.Args().Slice()[1:] {
+		roles = append(roles, wire.Role(arg))
 	}
 	a, err := certs.OpenAuthority(c.String("dir"))
 	if err != nil {
 		return err
 	}
-	info, err := a.Issue(role, c.Args().Get(1), c.String("to"), time.Duration(c.Int("days"))*24*time.Hour)
+	info, err := a.Issue(c.Args().First(), roles, c.String("to"), time.Duration(c.Int("days"))*24*time.Hour)
 	if err != nil {
 		return err
 	}
 	if asJSON(c) {
 		return printJSON(c, info)
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s: %s %s until %s\n", info.File, info.Role, info.Name, info.NotAfter.Format(time.DateOnly))
+	_, err = fmt.Fprintf(c.App.Writer, "%s: %s (%s) until %s\n", info.File, info.Name, roleNames(info.Roles), info.NotAfter.Format(time.DateOnly))
 	return err
+}
+
+func roleNames(roles []wire.Role) string {
+	var out []string
+	for _, r := range roles {
+		out = append(out, string(r))
+	}
+	return strings.Join(out, ",")
 }
 
 func certShow(c *cli.Context) error {
@@ -73,16 +83,16 @@ func certShow(c *cli.Context) error {
 	if len(names) == 0 {
 		names = []string{c.String("dir")}
 	}
-	l := newList(c, []string{"ROLE", "NAME", "UNTIL", "KEY", "STAMP", "FILE"}, func(i certs.Info) []string {
-		role, name := string(i.Role), i.Name
+	l := newList(c, []string{"NAME", "ROLES", "UNTIL", "KEY", "STAMP", "FILE"}, func(i certs.Info) []string {
+		name, role := i.Name, roleNames(i.Roles)
 		if i.Authority {
-			role, name = "authority", "-"
+			name, role = "-", "authority"
 		}
 		until := i.NotAfter.Format(time.DateOnly)
 		if time.Now().After(i.NotAfter) {
 			until += " (ended)"
 		}
-		return []string{role, name, until, i.Key, string(i.Stamp), i.File}
+		return []string{name, role, until, i.Key, string(i.Stamp), i.File}
 	})
 	for _, name := range names {
 		st, err := os.Stat(name)

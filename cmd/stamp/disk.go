@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"stamp"
+	"stamp/appliance/admin"
+)
+
+func diskCommand() *cli.Command {
+	return &cli.Command{
+		Name: "disk", Usage: "data disks of a running stamp",
+		Description: "A disk is named NODE/DISK; a node's name alone means all its disks.",
+		Subcommands: []*cli.Command{
+			{Name: "list", Aliases: []string{"ls"}, Usage: "list the disks, with condition and reason", Flags: layerFlags(), Action: onLayer(0, 0, diskList)},
+			{Name: "drain", Usage: "move everything off a disk or a node", ArgsUsage: "NODE[/DISK]", Flags: layerFlags(), Action: onLayer(1, 1, diskDrain(true))},
+			{Name: "undrain", Usage: "end a drain and use the disk again", ArgsUsage: "NODE[/DISK]", Flags: layerFlags(), Action: onLayer(1, 1, diskDrain(false))},
+		},
+	}
+}
+
+var diskHeader = []string{"DISK", "RACK", "CONDITION", "FREE", "OF", "EXTENTS", "DRAIN"}
+
+func diskRow(d admin.Disk) []string {
+	drain := "-"
+	if d.Draining {
+		drain = progress(d.Drain, "done")
+	}
+	return []string{string(d.ID), dash(d.Rack), because(d.Condition, d.Why), bytesText(d.Free), bytesText(d.Capacity), humanize.Comma(d.Extents), drain}
+}
+
+func diskList(c *cli.Context, layer admin.StreamLayer) error {
+	st, err := layer.Layer(c.Context)
+	if err != nil {
+		return err
+	}
+	l := newList(c, diskHeader, diskRow)
+	for _, d := range st.Disks {
+		if err := l.add(d); err != nil {
+			return err
+		}
+	}
+	return l.close()
+}
+
+func diskDrain(on bool) layerAction {
+	return func(c *cli.Context, layer admin.StreamLayer) error {
+		what := c.Args().First()
+		if err := layer.Drain(c.Context, what, on); err != nil {
+			return err
+		}
+		if asJSON(c) {
+			return printJSON(c, map[string]any{"disk": what, "draining": on})
+		}
+		text := "is being drained: see stamp disk list"
+		if !on {
+			text = "is used again"
+		}
+		_, err := fmt.Fprintln(c.App.Writer, what, text)
+		return err
+	}
+}
+
+func memberCommand() *cli.Command {
+	return &cli.Command{
+		Name: "member", Usage: "members of the StreamManager",
+		Subcommands: []*cli.Command{
+			{Name: "list", Aliases: []string{"ls"}, Usage: "list the members", Flags: layerFlags(), Action: onLayer(0, 0, memberList)},
+			{Name: "add", Usage: "add a member; its process runs already, with join = true", ArgsUsage: "ID ADDRESS", Flags: layerFlags(), Action: onLayer(2, 2, memberAdd)},
+			{Name: "remove", Aliases: []string{"rm"}, Usage: "remove a member", ArgsUsage: "ID", Flags: layerFlags(), Action: onLayer(1, 1, memberRemove)},
+		},
+	}
+}
+
+func memberList(c *cli.Context, layer admin.StreamLayer) error {
+	st, err := layer.Layer(c.Context)
+	if err != nil {
+		return err
+	}
+	l := newList(c, []string{"MANAGER", "ADDRESS", "ROLE"}, func(m admin.Member) []string {
+		return []string{m.ID, dash(m.Address), memberRole(m)}
+	})
+	for _, m := range st.Members {
+		if err := l.add(m); err != nil {
+			return err
+		}
+	}
+	return l.close()
+}
+
+func memberAdd(c *cli.Context, layer admin.StreamLayer) error {
+	m := admin.Member{ID: c.Args().Get(0), Address: c.Args().Get(1)}
+	if err := layer.AddMember(c.Context, m.ID, m.Address); err != nil {
+		return err
+	}
+	if asJSON(c) {
+		return printJSON(c, m)
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "%s at %s is a member\n", m.ID, m.Address)
+	return err
+}
+
+func memberRemove(c *cli.Context, layer admin.StreamLayer) error {
+	id := c.Args().First()
+	if err := layer.RemoveMember(c.Context, id); err != nil {
+		return err
+	}
+	if asJSON(c) {
+		return printJSON(c, map[string]string{"removed": id})
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "%s is no member any more\n", id)
+	return err
+}
+
+func policyCommand() *cli.Command {
+	return &cli.Command{
+		Name: "policy", Usage: "how kinds of streams are kept: in replicas or erasure coded",
+		Subcommands: []*cli.Command{
+			{Name: "get", Usage: "print the policy of all kinds, or of one", ArgsUsage: "[KIND]", Flags: layerFlags(), Action: onLayer(0, 1, policyGet)},
+			{Name: "set", Usage: "choose none, rs-6-3, rs-12-4 or lrc-12-2-2 for a kind of stream", ArgsUsage: "KIND CODE", Flags: layerFlags(), Action: onLayer(2, 2, policySet)},
+		},
+	}
+}
+
+// kindPolicy is the code of one kind of stream.
+type kindPolicy struct {
+	Kind string `json:"kind"`
+	Code string `json:"code"`
+}
+
+func policyGet(c *cli.Context, layer admin.StreamLayer) error {
+	st, err := layer.Layer(c.Context)
+	if err != nil {
+		return err
+	}
+	var all []kindPolicy
+	for kind, code := range st.Policies {
+		if want := c.Args().First(); want == "" || want == kind {
+			all = append(all, kindPolicy{kind, code})
+		}
+	}
+	if len(all) == 0 {
+		return stamp.Errorf(stamp.NotFound, "stamp policy get", "no kind of stream %q", c.Args().First())
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Kind < all[j].Kind })
+	l := newList(c, []string{"KIND", "CODE"}, func(p kindPolicy) []string { return []string{p.Kind, p.Code} })
+	for _, p := range all {
+		if err := l.add(p); err != nil {
+			return err
+		}
+	}
+	return l.close()
+}
+
+func policySet(c *cli.Context, layer admin.StreamLayer) error {
+	p := kindPolicy{c.Args().Get(0), c.Args().Get(1)}
+	if err := layer.SetPolicy(c.Context, p.Kind, p.Code); err != nil {
+		return err
+	}
+	if asJSON(c) {
+		return printJSON(c, p)
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "streams of kind %s: %s\n", p.Kind, p.Code)
+	return err
+}
