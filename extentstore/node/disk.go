@@ -101,6 +101,9 @@ func newDisk(n *Node, o DiskOptions) *Disk {
 	if d.journalDisk == d.disk {
 		limit = iosched.SharedLimit
 	}
+	if n.opts.unscheduled {
+		limit = iosched.Unlimited
+	}
 	d.sched = iosched.New(limit, n.opts.Clock)
 	d.copies = NewCopier(d, CopierOptions{
 		ID: o.ID, Peers: n.opts.Peers, Patience: n.opts.CopyTimeout, Rate: n.opts.CopyRate, Clock: n.opts.Clock, Log: n.opts.Log,

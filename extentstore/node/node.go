@@ -76,6 +76,8 @@ type Options struct {
 	ScrubEvery time.Duration // full checksum pass over sealed extents; 0 means 72 h, negative none
 	ScrubRate  int64         // bytes per second and disk at most; 0 means 32 MiB
 
+	unscheduled bool // I/O goes to the disk as it comes, for comparison
+
 	Clock   stamp.Clock           // for what happens now and then; nil means SystemClock
 	Log     *slog.Logger          // nil means discard
 	Metrics prometheus.Registerer // nil means none

@@ -41,6 +41,9 @@ const (
 	// DefaultLimit is the expected work on the spindle above which nothing
 	// more is issued.
 	DefaultLimit = 100 * time.Millisecond
+	// Unlimited issues everything as it comes, in pieces as large as can be
+	// and whatever its deadline: what the scheduler is measured against.
+	Unlimited = -1
 	// SharedLimit is used where a journal shares the device, whose writes wait
 	// behind what is issued.
 	SharedLimit = 25 * time.Millisecond
@@ -170,7 +173,7 @@ func (c *Core) submit(now time.Duration, e Event) {
 			c.refuse(e.ID, Full, 0)
 			return
 		}
-		if e.Deadline != 0 {
+		if e.Deadline != 0 && c.limit >= 0 {
 			if expect := c.expect(now, e); now+expect > e.Deadline {
 				c.refuse(e.ID, Late, expect)
 				return
@@ -231,7 +234,7 @@ func (c *Core) age(now time.Duration) time.Duration {
 // mayIssue reports whether the disk takes a request of a class now.
 func (c *Core) mayIssue(now time.Duration, class Class) bool {
 	switch {
-	case c.first == nil:
+	case c.first == nil, c.limit < 0:
 		return true
 	case c.work > c.limit, c.age(now) > StuckAfter, c.issued >= maxIssued:
 		return false
@@ -263,7 +266,7 @@ func (c *Core) issueMore(now time.Duration) {
 			return
 		}
 		r := c.queues[class].pop()
-		if class == Read && r.Deadline != 0 {
+		if class == Read && r.Deadline != 0 && c.limit >= 0 {
 			if own := c.model.latency(now, r.Op, r.Bytes); now+own > r.Deadline {
 				c.refuse(r.ID, Late, own)
 				delete(c.all, r.ID)
@@ -367,11 +370,16 @@ func (c *Core) Waiting(class Class) int {
 // Stuck is for how long the oldest issued request has been on the device.
 func (c *Core) Stuck(now time.Duration) time.Duration { return c.age(now) }
 
-// Piece is the size in which a large request of an operation should be issued,
-// so that one takes some milliseconds only.
+// Piece is the size in which a large request of an operation should be issued.
+// A piece takes some milliseconds only, or twice as long as the smallest: an arm
+// that has moved should do more than that.
 func (c *Core) Piece(now time.Duration, op Op) int {
 	size := MaxPiece
-	for size > MinPiece && c.model.work(now, op, size) > pieceTime {
+	if c.limit < 0 {
+		return size
+	}
+	most := max(pieceTime, 2*c.model.work(now, op, MinPiece))
+	for size > MinPiece && c.model.work(now, op, size) > most {
 		size /= 2
 	}
 	return size

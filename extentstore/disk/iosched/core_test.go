@@ -163,20 +163,27 @@ func TestPiece(t *testing.T) {
 	if got := c.Piece(0, OpWrite); got != 512<<10 {
 		t.Errorf("unmeasured: pieces of %d", got)
 	}
-	var now time.Duration
-	for i := range uint64(50) { // a spindle: 6 ms and 100 MB/s
-		now += 6*ms + 655*time.Microsecond
-		c.Step(now-6*ms-655*time.Microsecond, submit(i+1, Write, OpWrite, 64<<10))
-		c.Step(now, done(i+1))
-	}
-	if got := c.Piece(now, OpWrite); got != MinPiece {
-		t.Errorf("spindle: pieces of %d, want %d", got, MinPiece)
-	}
-	fast := NewCore(0)
-	fast.Step(0, submit(1, Write, OpWrite, MaxPiece))
-	fast.Step(ms/2, done(1))
-	if got := fast.Piece(ms/2, OpWrite); got != MaxPiece {
-		t.Errorf("fast disk: pieces of %d, want %d", got, MaxPiece)
+	for _, d := range []struct {
+		name       string
+		seek, byte time.Duration // time for a request and for a byte of it
+		want       int
+	}{
+		{"spindle", 8 * ms, 7, 1 << 20},
+		{"slow", 0, 100, 128 << 10},
+		{"slower", 0, 1000, 128 << 10},
+		{"solid state", ms / 10, 1, 1 << 20},
+	} {
+		c, now := NewCore(0), time.Duration(0)
+		id := uint64(0)
+		for size := MinPiece; size <= MaxPiece; size *= 2 {
+			id++
+			c.Step(now, submit(id, Write, OpWrite, size))
+			now += d.seek + time.Duration(size)*d.byte
+			c.Step(now, done(id))
+		}
+		if got := c.Piece(now, OpWrite); got != d.want {
+			t.Errorf("%s: pieces of %d, want %d", d.name, got, d.want)
+		}
 	}
 }
 
