@@ -128,6 +128,11 @@ func (x *Index) DecodeGroup(p []byte, id extentstore.ExtentID) (int, error) {
 	if got, want := groupSum(g), binary.LittleEndian.Uint32(g[32:]); got != want {
 		return 0, fmt.Errorf("index group: checksum %08x, want %08x", got, want)
 	}
+	for i, b := range p[len(g):size] {
+		if b != 0 {
+			return 0, fmt.Errorf("index group: byte %d of its padding is not zero", i)
+		}
+	}
 	if got := extentstore.ExtentID(binary.LittleEndian.Uint64(g[8:])); got != id {
 		return 0, fmt.Errorf("index group is of extent %v, want %v", got, id)
 	}
