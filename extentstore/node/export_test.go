@@ -29,5 +29,6 @@ func (n *Disk) Shutdown() error { return n.node.Shutdown() }
 
 // Throttle waits for the copy rate.
 func (c *Copier) Throttle(ctx context.Context, n int) error { return c.throttle(ctx, "test", n) }
+
 // Unscheduled makes I/O go to the disk as it comes.
 func Unscheduled(o *Options) { o.unscheduled = true }
