@@ -119,6 +119,11 @@ type ReplicaState struct {
 	// Doubtful means that acknowledged bytes may be missing here (the journal
 	// was damaged or lost): this replica has no say in a seal.
 	Doubtful bool
+	// Absent means that the replica was never created on this disk, and is
+	// known here only because it was asked to close. Either its creation has
+	// not come yet, or the disk has lost it: it has no say in a seal beside
+	// others that were created.
+	Absent bool
 }
 
 // DiskState is what an ExtentNode says of itself in a heartbeat.
