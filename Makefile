@@ -1,7 +1,7 @@
 # make         builds bin/stamp
 # make dev     runs a whole stamp on ./stamp-dev
 # make test    everything quick, a few minutes, with real kernel mounts
-# make race, lint, fuzz, bench, test-clients, crash, soak: see below
+# make race, lint, fuzz, bench, test-clients, crash, soak, sim, mutations: see below
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +13,7 @@ FUZZTIME    ?= 10s
 BENCHTIME   ?= 1s
 SOAKTIME    ?= 3600
 export ROUNDS ?= 50
-export SHORT SEED DIR COMPARE_OUT COMPARE_DURATION COMPARE_BLOBS
+export SHORT SEED SEEDS FIRST STEPS VERBOSE DIR COMPARE_OUT COMPARE_DURATION COMPARE_BLOBS
 SHORT       ?=
 
 # Tests that take long or need other people's programs have build tags.
@@ -22,7 +22,7 @@ TAGS        := crash,clients,compare
 # The binary is static. The race detector is the only thing that needs C.
 export CGO_ENABLED ?= 0
 
-.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash soak setup clean
+.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash soak sim setup clean
 
 all: build
 
@@ -82,6 +82,13 @@ soak:
 	@end=$$((SECONDS + $(SOAKTIME))); n=0; \
 	while [ $$SECONDS -lt $$end ]; do $(MAKE) --no-print-directory crash; n=$$((n + 1)); done; \
 	echo "soak: $$n runs without a failure"
+
+# The protocol of StreamManager and ExtentNodes, simulated: SEEDS seeds from
+# FIRST on, of STEPS events each, on all processors. SEED=n repeats one, and with
+# VERBOSE=1 tells what happens.
+sim: SEEDS ?= 1000
+sim:
+	go test -count=1 -timeout 6h -run 'TestSeeds|TestReplay' $(if $(VERBOSE),,-v) ./extentstore/sim/protocol
 
 clean:
 	rm -rf bin
