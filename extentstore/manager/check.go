@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"stamp"
 	"stamp/extentstore"
@@ -21,7 +22,9 @@ func (m *Manager) Check(ctx context.Context) error {
 //     has it;
 //   - a condemned extent has no references;
 //   - ids of extents are issued, and not foreign;
-//   - garbage is exactly the extents without references.
+//   - garbage is exactly the extents without references;
+//   - an extent has replicas or, sealed, fragments, each on a disk of its own;
+//   - what is counted for each disk is what stands on it.
 func (s *State) check() error {
 	refs := map[extentstore.ExtentID]uint32{}
 	var err error
@@ -48,18 +51,22 @@ func (s *State) check() error {
 		}
 		return true
 	})
-	nGarbage, nUnsealed := 0, 0
+	nGarbage, nUnsealed, nCoded := 0, 0, 0
+	used := make([]usage, len(s.disks))
 	s.extents.Scan(func(id extentstore.ExtentID, e extent) bool {
 		if err != nil {
 			return false
 		}
 		_, foreign := s.foreign.Get(id)
-		_, garbage := s.garbage.Get(ageKey(e.since, id))
+		_, garbage := s.garbage.Get(ageKey(e.since.int64(), id))
 		if e.refs == 0 {
 			nGarbage++
 		}
 		if e.length == unsealed {
 			nUnsealed++
+		}
+		if e.firstFragment() != 0 {
+			nCoded++
 		}
 		switch {
 		case e.refs != refs[id]:
@@ -70,13 +77,50 @@ func (s *State) check() error {
 			return fail("extent %v was never issued; next is %v", id, s.next)
 		case garbage != (e.refs == 0):
 			return fail("extent %v has %d references, garbage: %v", id, e.refs, garbage)
-		case len(s.disksOf(e.replicas)) == 0:
-			return fail("extent %v is on no disk", id)
 		}
-		return true
+		return s.checkPlaces(id, &e, used, fail)
 	})
+	if err == nil && nCoded != s.coded.Len() {
+		err = fmt.Errorf("%d extents are coded, fragments of %d are known", nCoded, s.coded.Len())
+	}
+	if err == nil && !slices.Equal(used, s.used) {
+		err = fmt.Errorf("disks hold %+v, %+v was counted", used, s.used)
+	}
 	if err == nil && (nGarbage != s.garbage.Len() || nUnsealed != s.nUnsealed) {
 		err = fmt.Errorf("%d garbage and %d unsealed, %d and %d were counted", s.garbage.Len(), s.nUnsealed, nGarbage, nUnsealed)
 	}
 	return err
+}
+
+func (s *State) checkPlaces(id extentstore.ExtentID, e *extent, used []usage, fail func(string, ...any) bool) bool {
+	it := s.item(id, e)
+	size := e.length
+	if it.Code != extentstore.NoCode {
+		size = storedLength(it.Code, e.length)
+	}
+	if len(it.places()) == 0 {
+		return fail("extent %v is on no disk", id)
+	}
+	if (e.firstFragment() != 0) != (e.replicas == replicas{}) || it.First != 0 && (e.length <= 0 || it.Code == extentstore.NoCode) {
+		return fail("extent %v has replicas and fragments, or neither: %+v", id, it)
+	}
+	if first, c, ok := s.fragmentOf(it.First); it.First != 0 && (!ok || first != it.First || c.extent() != id) {
+		return fail("fragments %v are not those of extent %v", it.First, id)
+	}
+	if s.isFragment(id) {
+		return fail("extent %v is a fragment, too", id)
+	}
+	for i, p := range it.places() {
+		if slices.Contains(it.places()[:i], p) {
+			return fail("extent %v is twice on disk %d", id, p-1)
+		}
+		u := &used[p-1]
+		u.extents++
+		if e.length == unsealed {
+			u.open++
+		} else {
+			u.bytes += size
+		}
+	}
+	return true
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -21,10 +22,13 @@ type model struct {
 	inline  map[string]string
 	lengths map[uint64]int64 // of extents that were ever made; -1 unsealed
 	dead    map[uint64]bool  // condemned
+	places  map[uint64][]uint32
+	coded   map[uint64]uint64 // the first fragment of an extent
+	ids     uint64            // the last that was given out
 }
 
 func (m *model) clone() *model {
-	c := &model{maps.Clone(m.epochs), map[string][]uint64{}, maps.Clone(m.inline), maps.Clone(m.lengths), maps.Clone(m.dead)}
+	c := &model{maps.Clone(m.epochs), map[string][]uint64{}, maps.Clone(m.inline), maps.Clone(m.lengths), maps.Clone(m.dead), maps.Clone(m.places), maps.Clone(m.coded), m.ids}
 	for name, list := range m.streams {
 		c.streams[name] = slices.Clone(list)
 	}
@@ -70,6 +74,7 @@ func (m *model) op(op *command.Op) stamp.Kind {
 		if op.First != nil {
 			m.streams[op.Name] = []uint64{op.First.Extent}
 			m.lengths[op.First.Extent] = -1
+			m.places[op.First.Extent] = op.First.Nodes
 		} else if len(op.Inline) > 0 {
 			m.inline[op.Name] = string(op.Inline)
 		}
@@ -171,6 +176,7 @@ func (m *model) allocate(c *command.Allocate) stamp.Kind {
 	}
 	m.streams[c.Name] = append(list, c.Place.Extent)
 	m.lengths[c.Place.Extent] = -1
+	m.places[c.Place.Extent] = c.Place.Nodes
 	return fine
 }
 
@@ -186,8 +192,12 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), now: time.UnixMilli(1e12), state: newState(), twin: newState(),
-		model: &model{map[string]uint64{}, map[string][]uint64{}, map[string]string{}, map[uint64]int64{}, map[uint64]bool{}}}
+		model: &model{map[string]uint64{}, map[string][]uint64{}, map[string]string{}, map[uint64]int64{}, map[uint64]bool{}, map[uint64][]uint32{}, map[uint64]uint64{}, 0}}
 	w.step(&command.Command{What: &command.Command_Init{Init: &command.Init{Stamp: "s", Nodes: []string{"n1", "n2", "n3"}}}})
+	for node := range 12 {
+		name := fmt.Sprint("en", node)
+		w.step(registering(name, fmt.Sprint("rack", node/3), "", name+"/a", name+"/b"))
+	}
 	w.step(&command.Command{What: &command.Command_Reserve{Reserve: &command.Reserve{Count: maxReserve}}})
 	return w
 }
@@ -206,10 +216,16 @@ func (w *world) step(c *command.Command) Output {
 	}
 	out := w.state.Step(w.now, c)
 	twin := w.twin.Step(time.UnixMilli(again.Time), again)
-	if fmt.Sprint(out) != fmt.Sprint(twin) {
+	if !sameOutput(out, twin) {
 		w.t.Fatalf("%v: the state answers\n%v, its twin\n%v", c, out, twin)
 	}
 	return out
+}
+
+func sameOutput(a, b Output) bool {
+	same := fmt.Sprint(a.Err) == fmt.Sprint(b.Err)
+	a.Err, b.Err = nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
 func (w *world) name() string {
@@ -217,7 +233,7 @@ func (w *world) name() string {
 }
 
 func (w *world) place() *command.Place {
-	id := uint64(1 + len(w.model.lengths))
+	id := w.id()
 	nodes := w.rnd.Perm(3)[:1+w.rnd.IntN(3)]
 	p := &command.Place{Extent: id}
 	for _, n := range nodes {
@@ -226,7 +242,10 @@ func (w *world) place() *command.Place {
 	return p
 }
 
-func (w *world) anyExtent() uint64 { return uint64(1 + w.rnd.IntN(len(w.model.lengths)+1)) }
+// id gives out an id that is not used again, also if what it is for is refused.
+func (w *world) id() uint64 { w.model.ids++; return w.model.ids }
+
+func (w *world) anyExtent() uint64 { return uint64(1 + w.rnd.IntN(int(w.model.ids)+1)) }
 
 func (w *world) epoch(folder string) uint64 {
 	e := w.model.epochs[folder]
@@ -256,7 +275,7 @@ func (w *world) modify() {
 		case 1:
 			if op.Kind == uint32(extentstore.OpCreate) {
 				op.First = w.place()
-				op.First.Extent = uint64(1 + len(next.lengths))
+				next.ids = w.model.ids
 			}
 		}
 		c.Ops = append(c.Ops, op)
@@ -266,6 +285,7 @@ func (w *world) modify() {
 	}
 	out := w.step(&command.Command{What: &command.Command_Modify{Modify: c}})
 	w.compare(out, want, c)
+	next.ids = w.model.ids
 	if want == fine {
 		w.model = next
 	}
@@ -317,7 +337,7 @@ func (w *world) collect() {
 	condemn, forget := w.state.oldGarbage(before, own, 5)
 	c := &command.Collect{}
 	for _, id := range condemn {
-		if e, _ := w.state.extents.Get(id); e.since > own || e.since > before && holdsBlobs(e.kind) {
+		if e, _ := w.state.extents.Get(id); e.since.int64() > own || e.since.int64() > before && holdsBlobs(e.kind) {
 			w.t.Fatalf("extent %v of kind %v is collected before its time", id, e.kind)
 		}
 		if w.model.refs(uint64(id)) > 0 {
@@ -329,6 +349,7 @@ func (w *world) collect() {
 	for _, id := range forget {
 		c.Forget = append(c.Forget, uint64(id))
 		w.model.lengths[uint64(id)] = forgotten
+		delete(w.model.coded, uint64(id))
 	}
 	w.compare(w.step(&command.Command{What: &command.Command_Collect{Collect: c}}), fine, c)
 }
@@ -365,6 +386,7 @@ func (w *world) verify() {
 		for _, e := range info.Extents {
 			got = append(got, uint64(e.ID))
 			length := w.model.lengths[uint64(e.ID)]
+			w.verifyPlaces(&e)
 			if e.Sealed != (length >= 0) || e.Sealed && e.Length != length || e.Refs != w.model.refs(uint64(e.ID)) {
 				w.t.Fatalf("%s: got extent %+v, want length %d and %d references", info.Name, e, length, w.model.refs(uint64(e.ID)))
 			}
@@ -372,6 +394,144 @@ func (w *world) verify() {
 		if !slices.Equal(got, w.model.streams[info.Name]) || string(info.Inline) != w.model.inline[info.Name] {
 			w.t.Fatalf("%s: got %v %q, want %v %q", info.Name, got, info.Inline, w.model.streams[info.Name], w.model.inline[info.Name])
 		}
+	}
+}
+
+func (w *world) verifyPlaces(e *extentstore.ExtentInfo) {
+	w.t.Helper()
+	places := e.Replicas
+	first := w.model.coded[uint64(e.ID)]
+	if (first != 0) != (e.Coded != nil) || first != 0 && (uint64(e.Coded.First) != first || len(places) > 0) {
+		w.t.Fatalf("got extent %+v, want it coded from %d", e, first)
+	}
+	if e.Coded != nil {
+		places = e.Coded.Places
+		for i := range places {
+			_, c, ok := w.state.fragmentOf(e.Coded.First + extentstore.ExtentID(i))
+			if !ok || c.extent() != e.ID {
+				w.t.Fatalf("fragment %d of %v belongs to %v, %v", i, e.ID, c.extent(), ok)
+			}
+		}
+	}
+	var got []uint32
+	for _, name := range places {
+		index, _ := w.state.diskIndex(name)
+		got = append(got, uint32(index))
+	}
+	if !slices.Equal(got, w.model.places[uint64(e.ID)]) {
+		w.t.Fatalf("extent %v is on %v, want %v", e.ID, got, w.model.places[uint64(e.ID)])
+	}
+}
+
+// pick returns n disks, now and then one of them twice or unknown.
+func (w *world) pick(n int) []uint32 {
+	var disks []uint32
+	for _, d := range w.rnd.Perm(len(w.state.disks))[:n] {
+		disks = append(disks, uint32(d))
+	}
+	switch {
+	case n > 1 && w.rnd.IntN(10) == 0:
+		disks[0] = disks[1]
+	case n > 0 && w.rnd.IntN(10) == 0:
+		disks[0] = uint32(len(w.state.disks) + w.rnd.IntN(3))
+	}
+	return disks
+}
+
+func (w *world) valid(disks []uint32) bool {
+	for i, d := range disks {
+		if int(d) >= len(w.state.disks) || slices.Contains(disks[:i], d) {
+			return false
+		}
+	}
+	return true
+}
+
+// settled says what a decision about the places of an extent meets.
+func (w *world) settled(id uint64, old []uint32) stamp.Kind {
+	if length, known := w.model.lengths[id]; !known || length < 0 || w.model.dead[id] || !slices.Equal(old, w.model.places[id]) {
+		return stamp.ConditionNotMet
+	}
+	return fine
+}
+
+func (w *world) move() {
+	id := w.anyExtent()
+	c := &command.Move{Extent: id, Old: w.model.places[id], First: w.model.coded[id]}
+	n := len(c.Old)
+	if c.First == 0 {
+		n = w.rnd.IntN(5)
+	}
+	switch w.rnd.IntN(8) {
+	case 0:
+		c.Old = w.pick(2)
+	case 1:
+		n = w.rnd.IntN(10)
+	}
+	c.New = w.pick(n)
+	want := w.settled(id, c.Old)
+	if want == fine && (!w.valid(c.New) || n == 0 || c.First == 0 && n > 3 || c.First != 0 && n != len(c.Old)) {
+		want = stamp.Invalid
+	}
+	w.compare(w.step(&command.Command{What: &command.Command_Move{Move: c}}), want, c)
+	if want == fine {
+		w.model.places[id] = c.New
+	}
+}
+
+func (w *world) code() {
+	id, code := w.anyExtent(), extentstore.Code(w.rnd.IntN(5))
+	c := &command.Coded{Extent: id, Old: w.model.places[id], Code: uint32(code), First: w.model.ids + 1, Places: w.pick(code.Fragments())}
+	if w.rnd.IntN(4) == 0 {
+		c.First = uint64(w.rnd.IntN(int(w.model.ids) + 2))
+	}
+	want := w.settled(id, c.Old)
+	if w.model.coded[id] != 0 {
+		want = stamp.ConditionNotMet
+	}
+	if want == fine && (code.Fragments() == 0 || !w.valid(c.Places) || w.model.lengths[id] == 0 || c.First <= w.model.ids) {
+		want = stamp.Invalid
+	}
+	// An old id may be one that was given out and never used.
+	out := w.step(&command.Command{What: &command.Command_Coded{Coded: c}})
+	if want == stamp.Invalid && c.First != 0 && c.First <= w.model.ids && out.Err == nil {
+		for i := range uint64(code.Fragments()) {
+			if length, known := w.model.lengths[c.First+i]; known && length != forgotten {
+				w.t.Fatalf("%v: id %d is taken", c, c.First+i)
+			}
+		}
+		want = fine
+	}
+	w.compare(out, want, c)
+	if want == fine {
+		w.model.ids = max(w.model.ids, c.First+uint64(code.Fragments())-1)
+		w.model.places[id], w.model.coded[id] = c.Places, c.First
+	}
+}
+
+func (w *world) drain() {
+	c := &command.Drain{Disks: w.pick(w.rnd.IntN(3)), On: w.rnd.IntN(2) == 0}
+	want := fine
+	if !w.valid(c.Disks) {
+		want = stamp.Invalid
+	}
+	w.compare(w.step(&command.Command{What: &command.Command_Drain{Drain: c}}), want, c)
+	if want == fine {
+		for _, d := range c.Disks {
+			if w.state.disks[d].draining != c.On {
+				w.t.Fatalf("%v: disk %d is not as it should be", c, d)
+			}
+		}
+	}
+	kind, code := extentstore.StreamKind(w.rnd.IntN(7)), extentstore.Code(w.rnd.IntN(5))
+	want = fine
+	if kind != extentstore.BlobData && kind != extentstore.MovedData || code > extentstore.LRC1222 {
+		want = stamp.Invalid
+	}
+	p := &command.Policy{Kind: uint32(kind), Code: uint32(code)}
+	w.compare(w.step(&command.Command{What: &command.Command_Policy{Policy: p}}), want, p)
+	if want == fine && w.state.policies[kind] != code {
+		w.t.Fatalf("%v: got %v", p, w.state.policies)
 	}
 }
 
@@ -397,8 +557,12 @@ func TestModel(t *testing.T) {
 					w.modify()
 				case n < 14:
 					w.allocate()
-				case n < 18:
+				case n < 17:
 					w.seal()
+				case n < 18:
+					w.move()
+					w.code()
+					w.drain()
 				case n < 19:
 					w.collect()
 				default:

@@ -62,8 +62,9 @@ func (t *transaction) setExtent(id extentstore.ExtentID, e extent) {
 func (t *transaction) ref(id extentstore.ExtentID, delta int) {
 	e := t.extent(id)
 	e.refs = uint32(int(e.refs) + delta)
-	if e.refs == 0 {
-		e.since = t.now
+	if e.refs == 0 || e.refs == 1 && delta == 1 {
+		// Of what is linked again the age begins anew.
+		e.since = toUint48(t.now)
 	}
 	t.setExtent(id, e)
 }
@@ -80,7 +81,7 @@ func (t *transaction) add(p *command.Place, kind extentstore.StreamKind) (extent
 	if id == 0 || id >= t.s.next {
 		return 0, stamp.Errorf(stamp.Invalid, "manager", "extent id %v was not reserved", id)
 	}
-	if _, taken := t.s.extents.Get(id); taken {
+	if _, taken := t.s.extents.Get(id); taken || t.s.isFragment(id) {
 		return 0, stamp.Errorf(stamp.Invalid, "manager", "extent id %v is taken", id)
 	}
 	if _, taken := t.extents[id]; taken {
@@ -95,6 +96,9 @@ func (t *transaction) add(p *command.Place, kind extentstore.StreamKind) (extent
 			return 0, stamp.Errorf(stamp.Invalid, "manager", "extent %v: no disk %d", id, node)
 		}
 		e.replicas[i] = uint16(node) + 1
+		if slices.Contains(p.Nodes[:i], node) {
+			return 0, stamp.Errorf(stamp.Invalid, "manager", "extent %v: twice on disk %d", id, node)
+		}
 	}
 	t.s.place(e.replicas)
 	t.setExtent(id, e)
@@ -349,7 +353,7 @@ func (t *transaction) link(name string, id extentstore.ExtentID) error {
 	}
 	e := t.extent(id)
 	switch {
-	case e.replicas == replicas{} || e.condemned:
+	case e.kind == 0 || e.condemned:
 		return stamp.Errorf(stamp.NotFound, "manager", "no extent %v", id)
 	case e.length == unsealed:
 		return stamp.Errorf(stamp.Invalid, "manager", "extent %v is not sealed", id)

@@ -26,7 +26,8 @@ type Candidate struct {
 // is placed there.
 func (s *State) candidate(index uint16) (Candidate, bool) {
 	node := s.disks[index].node
-	return Candidate{Index: index, Node: node, Rack: s.racks[node]}, !s.nodes[node].removed
+	c := Candidate{Index: index, Node: node, Rack: s.racks[node], Load: s.used[index].open}
+	return c, !s.nodes[node].removed && !s.disks[index].draining
 }
 
 // leastReplicas is the number of replicas below which nothing is placed, when

@@ -35,9 +35,6 @@ type repairs struct {
 	verified map[task]time.Time
 }
 
-// verifyEvery is how often a reported replica is read through at most.
-const verifyEvery = time.Minute
-
 func newRepairs(m *leader) *repairs {
 	return &repairs{m: m, wake: make(chan struct{}, 1), known: map[task]struct{}{}, verified: map[task]time.Time{}}
 }

@@ -27,12 +27,17 @@ import (
 //	'M'  list of nodes in the order of their registration: string name, string
 //	     rack, string address, 1 flags (1 = removed)
 //	'D'  list of disks in the order of their index: string name, 2 index of its
-//	     node, 1 flags (none yet)
+//	     node, 1 flags (1 = being drained)
+//	'P'  list of policies: 1 kind of stream, 1 code; missing if there are none
 //	'F'  8 epoch, string folder: once for each folder, in order
 //	'G'  list of 8-byte ids that are foreign, in order; missing if there are none
 //	'X'  list of extents of 40 bytes, in order; up to 1024 in one record:
 //	     8 id, 8 length or -1, 8 since, 4 references, 3 times 2 disk + 1 or 0,
-//	     1 kind, 1 flags (1 = condemned), 4 zero
+//	     1 kind, 1 flags (1 = condemned), 4 zero. Of coded extents there are no
+//	     disks
+//	'K'  list of coded extents in the order of their first fragment; up to 1024
+//	     in one record: 8 id of the first fragment, 8 id of the extent, 1 code,
+//	     1 number of fragments and for each of them 2 disk + 1
 //	'S'  once for each stream, in order: string name, 1 kind, 8 created,
 //	     2 length of the content in the entry and the content, then a list of
 //	     8-byte ids
@@ -59,8 +64,9 @@ func (s *State) freeze() *State {
 	f.epochs = s.epochs.Copy()
 	f.extents = s.extents.Copy()
 	f.foreign = s.foreign.Copy()
+	f.coded = s.coded.Copy()
 	f.nodes, f.disks = slices.Clone(s.nodes), slices.Clone(s.disks)
-	f.garbage, f.placed, f.diskAt = nil, nil, nil
+	f.garbage, f.placed, f.diskAt, f.used = nil, nil, nil, nil
 	return &f
 }
 
@@ -119,9 +125,17 @@ func (s *State) writeTo(out io.Writer) error {
 	for _, d := range s.disks {
 		w.str(string(d.id))
 		w.u16(d.node)
-		w.buf = append(w.buf, 0)
+		w.flag(d.draining)
 	}
 	w.record('D')
+	for kind, code := range s.policies {
+		if code != extentstore.NoCode {
+			w.buf = append(w.buf, byte(kind), byte(code))
+		}
+	}
+	if len(w.buf) > 0 {
+		w.record('P')
+	}
 	s.epochs.Scan(func(folder string, epoch stamp.Epoch) bool {
 		w.u64(uint64(epoch))
 		w.str(folder)
@@ -130,6 +144,7 @@ func (s *State) writeTo(out io.Writer) error {
 	})
 	s.writeForeign(w)
 	s.writeExtents(w)
+	s.writeCoded(w)
 	s.streams.Scan(func(name string, st *stream) bool {
 		w.str(name)
 		w.buf = append(w.buf, byte(st.kind))
@@ -168,7 +183,7 @@ func (s *State) writeExtents(w *snapshotWriter) {
 	s.extents.Scan(func(id extentstore.ExtentID, e extent) bool {
 		w.u64(uint64(id))
 		w.u64(uint64(e.length))
-		w.u64(uint64(e.since))
+		w.u64(uint64(e.since.int64()))
 		w.u32(e.refs)
 		for _, r := range e.replicas {
 			w.u16(r)
@@ -189,11 +204,31 @@ func (s *State) writeExtents(w *snapshotWriter) {
 	}
 }
 
+func (s *State) writeCoded(w *snapshotWriter) {
+	n := 0
+	s.coded.Scan(func(first extentstore.ExtentID, c coded) bool {
+		w.u64(uint64(first))
+		w.u64(uint64(c.extent()))
+		w.buf = append(w.buf, byte(c.code()), byte(len(c.disks())))
+		for _, p := range c.disks() {
+			w.u16(p)
+		}
+		if n++; n%extentsPerChunk == 0 {
+			w.record('K')
+		}
+		return w.err == nil
+	})
+	if len(w.buf) > 0 {
+		w.record('K')
+	}
+}
+
 type snapshotReader struct {
 	r    *bufio.Reader
 	crc  uint32
 	rest []byte // of the record
 	bad  bool   // the record was too short
+	bare int    // extents without replicas, of which no fragments were read yet
 }
 
 // readState reads a snapshot. Errors are of kind Corrupt, or Unsupported for
@@ -300,6 +335,20 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 			s.nodes = append(s.nodes, nodeRecord{id: extentstore.NodeID(r.str()), rack: r.str(), address: r.str(), removed: r.u8() != 0})
 		}
 		s.numberRacks()
+	case 'P':
+		for len(r.rest) > 0 {
+			kind, code := extentstore.StreamKind(r.u8()), extentstore.Code(r.u8())
+			if !mayCode(kind) || code.Fragments() == 0 {
+				return fmt.Errorf("policy %v for %v", code, kind)
+			}
+			s.policies[kind] = code
+		}
+	case 'K':
+		for len(r.rest) > 0 {
+			if err := r.coded(s); err != nil {
+				return err
+			}
+		}
 	case 'D':
 		for len(r.rest) > 0 {
 			if err := r.disk(s); err != nil {
@@ -334,18 +383,21 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 
 func (r *snapshotReader) disk(s *State) error {
 	d := diskRecord{id: extentstore.DiskID(r.str()), node: r.u16()}
-	r.u8()
+	d.draining = r.u8() != 0
 	if _, again := s.diskAt[d.id]; again || int(d.node) >= len(s.nodes) || len(s.disks) == maxDisks {
 		return fmt.Errorf("disk %s, number %d, of node %d is damaged", d.id, len(s.disks), d.node)
 	}
 	s.diskAt[d.id] = uint16(len(s.disks))
 	s.disks = append(s.disks, d)
+	s.used = append(s.used, usage{})
 	return nil
 }
 
 func (r *snapshotReader) extent(s *State) error {
 	id := extentstore.ExtentID(r.u64())
-	e := extent{length: int64(r.u64()), since: int64(r.u64()), refs: r.u32()}
+	e := extent{length: int64(r.u64())}
+	since := int64(r.u64())
+	e.since, e.refs = toUint48(since), r.u32()
 	n := 0
 	for i := range e.replicas {
 		e.replicas[i] = r.u16()
@@ -359,10 +411,34 @@ func (r *snapshotReader) extent(s *State) error {
 	e.kind = extentstore.StreamKind(r.u8())
 	e.condemned = r.u8() != 0
 	r.u32()
-	if r.bad || n == 0 || e.length < unsealed {
+	if n == 0 {
+		r.bare++
+	}
+	if r.bad || n == 0 && e.length <= 0 || e.length < unsealed {
 		return fmt.Errorf("extent %v is damaged", id)
 	}
 	s.setExtent(id, e)
+	return nil
+}
+
+func (r *snapshotReader) coded(s *State) error {
+	first, owner, code := extentstore.ExtentID(r.u64()), extentstore.ExtentID(r.u64()), extentstore.Code(r.u8())
+	n := int(r.u8())
+	e, ok := s.extents.Get(owner)
+	if !ok || e.replicas != (replicas{}) || e.firstFragment() != 0 || first == 0 || first > maxUint48 || owner > maxUint48 ||
+		n == 0 || n != code.Fragments() || !s.unused(first, n) {
+		return fmt.Errorf("fragments %v of extent %v are damaged", first, owner)
+	}
+	c := newCoded(owner, code)
+	for i := range n {
+		if c.places[i] = r.u16(); c.places[i] == 0 || int(c.places[i]) > len(s.disks) {
+			return fmt.Errorf("fragments %v of extent %v are on disk %d of %d", first, owner, c.places[i], len(s.disks))
+		}
+	}
+	e.first = toUint48(int64(first))
+	s.setCoded(first, c, e.length)
+	s.setExtent(owner, e)
+	r.bare--
 	return nil
 }
 
@@ -398,6 +474,9 @@ func (r *snapshotReader) end(s *State, sum uint32) error {
 	sum = crc32.Update(crc32.Update(sum, table, head[:]), table, r.rest[:16])
 	if want := binary.LittleEndian.Uint32(r.rest[16:]); sum != want {
 		return fmt.Errorf("checksum %08x, want %08x", sum, want)
+	}
+	if r.bare != 0 {
+		return fmt.Errorf("%d extents have neither replicas nor fragments", r.bare)
 	}
 	extents, streams := r.u64(), r.u64()
 	if extents != uint64(s.extents.Len()) || streams != uint64(s.streams.Len()) {

@@ -22,12 +22,17 @@ type State struct {
 	epochs  *btree.Map[string, stamp.Epoch] // by folder
 	extents *btree.Map[extentstore.ExtentID, extent]
 	foreign *btree.Map[extentstore.ExtentID, struct{}]
+	// coded has the extents that are kept in fragments, by the id of the
+	// first fragment; in extents they have no replicas.
+	coded    *btree.Map[extentstore.ExtentID, coded]
+	policies Policies
 
 	// Derived from the above.
 	garbage   *btree.Map[garbageKey, struct{}] // refs == 0, by age; condemned ones too
 	placed    map[replicas][]extentstore.DiskID
 	diskAt    map[extentstore.DiskID]uint16 // index into disks
 	racks     []uint16                      // of each node: equal numbers are the same rack
+	used      []usage                       // of each disk
 	nUnsealed int
 }
 
@@ -43,12 +48,49 @@ type stream struct {
 
 // extent is 32 bytes beside its id.
 type extent struct {
-	length    int64 // -1 while unsealed
-	since     int64 // refs fell to 0 then, milliseconds since 1970
-	refs      uint32
+	length int64 // -1 while unsealed
+	refs   uint32
+	// since is when it was sealed, or, without references, when refs fell to
+	// 0: milliseconds since 1970.
+	since     uint48
+	first     uint48 // id of the first fragment; 0 if it is not coded
 	replicas  replicas
 	kind      extentstore.StreamKind
 	condemned bool
+}
+
+// uint48 is a number of 48 bits that needs no more than that.
+type uint48 [3]uint16
+
+const maxUint48 = 1<<48 - 1
+
+// toUint48 takes the nearest number that fits.
+func toUint48(v int64) uint48 {
+	v = min(max(v, 0), maxUint48)
+	return uint48{uint16(v), uint16(v >> 16), uint16(v >> 32)}
+}
+
+func (v uint48) int64() int64 { return int64(v[0]) | int64(v[1])<<16 | int64(v[2])<<32 }
+
+// coded is an extent that is kept in fragments.
+type coded struct {
+	// owner is the id of the extent in 48 bits, and above them the code.
+	owner  uint64
+	places [extentstore.MaxFragments]uint16 // indexes into State.disks, plus one
+}
+
+func (c *coded) extent() extentstore.ExtentID { return extentstore.ExtentID(c.owner & maxUint48) }
+func (c *coded) code() extentstore.Code       { return extentstore.Code(c.owner >> 48) }
+func (c *coded) disks() []uint16              { return c.places[:c.code().Fragments()] }
+
+func newCoded(owner extentstore.ExtentID, code extentstore.Code) coded {
+	return coded{owner: uint64(owner) | uint64(code)<<48}
+}
+
+// usage is what stands on a disk. Fragments count as extents.
+type usage struct {
+	extents, open int64
+	bytes         int64 // of sealed ones
 }
 
 // nodeRecord is an ExtentNode that was registered.
@@ -61,8 +103,9 @@ type nodeRecord struct {
 
 // diskRecord is a disk that replicas may be placed on.
 type diskRecord struct {
-	id   extentstore.DiskID
-	node uint16 // index into State.nodes
+	id       extentstore.DiskID
+	node     uint16 // index into State.nodes
+	draining bool
 }
 
 // replicas are indexes into State.disks, plus one; the first is the primary.
@@ -80,6 +123,7 @@ func newState() *State {
 		epochs:  btree.NewMap[string, stamp.Epoch](64),
 		extents: btree.NewMap[extentstore.ExtentID, extent](64),
 		foreign: btree.NewMap[extentstore.ExtentID, struct{}](64),
+		coded:   btree.NewMap[extentstore.ExtentID, coded](64),
 		garbage: btree.NewMap[garbageKey, struct{}](64),
 		placed:  map[replicas][]extentstore.DiskID{},
 		diskAt:  map[extentstore.DiskID]uint16{},
@@ -143,6 +187,7 @@ func (s *State) addDisk(id extentstore.DiskID) {
 	}
 	s.diskAt[id] = uint16(len(s.disks))
 	s.disks = append(s.disks, diskRecord{id: id, node: node})
+	s.used = append(s.used, usage{})
 }
 
 // numberRacks gives every rack the number of its first node. A node that names
@@ -163,6 +208,11 @@ func (s *State) extentInfo(id extentstore.ExtentID, e *extent) extentstore.Exten
 	if e.length != unsealed {
 		info.Sealed, info.Length = true, e.length
 	}
+	if first := e.firstFragment(); first != 0 {
+		c, _ := s.coded.Get(first)
+		f := s.fragments(first, &c, e.length)
+		info.Coded = &f
+	}
 	return info
 }
 
@@ -173,26 +223,45 @@ func (s *State) setExtent(id extentstore.ExtentID, e extent) {
 		s.forgetDerived(id, &old)
 	}
 	if e.refs == 0 {
-		s.garbage.Set(ageKey(e.since, id), struct{}{})
+		s.garbage.Set(ageKey(e.since.int64(), id), struct{}{})
 	}
 	if e.length == unsealed {
 		s.nUnsealed++
 	}
+	s.use(&e, 1)
 	s.place(e.replicas)
 }
 
 func (s *State) deleteExtent(id extentstore.ExtentID) {
 	if old, existed := s.extents.Delete(id); existed {
 		s.forgetDerived(id, &old)
+		s.deleteCoded(&old)
 	}
 }
 
 func (s *State) forgetDerived(id extentstore.ExtentID, old *extent) {
 	if old.refs == 0 {
-		s.garbage.Delete(ageKey(old.since, id))
+		s.garbage.Delete(ageKey(old.since.int64(), id))
 	}
 	if old.length == unsealed {
 		s.nUnsealed--
+	}
+	s.use(old, -1)
+}
+
+// use counts the replicas of an extent among what stands on their disks.
+func (s *State) use(e *extent, n int64) {
+	for _, p := range e.replicas {
+		if p == 0 {
+			continue
+		}
+		u := &s.used[p-1]
+		u.extents += n
+		if e.length == unsealed {
+			u.open += n
+		} else {
+			u.bytes += n * e.length
+		}
 	}
 }
 
@@ -215,10 +284,10 @@ func (s *State) oldGarbage(before, own int64, limit int) (condemn, forget []exte
 	s.garbage.Scan(func(k garbageKey, _ struct{}) bool {
 		id := idOfAgeKey(k)
 		e, _ := s.extents.Get(id)
-		if e.since > own || len(condemn)+len(forget) >= limit {
+		if e.since.int64() > own || len(condemn)+len(forget) >= limit {
 			return false
 		}
-		if e.since > before && holdsBlobs(e.kind) {
+		if e.since.int64() > before && holdsBlobs(e.kind) {
 			return true
 		}
 		if e.condemned {

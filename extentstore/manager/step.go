@@ -32,7 +32,7 @@ func (s *State) Step(now time.Time, c *command.Command) Output {
 	case *command.Command_Allocate:
 		return s.allocate(now, what.Allocate)
 	case *command.Command_Seal:
-		return s.seal(what.Seal.Lengths)
+		return s.seal(now, what.Seal.Lengths)
 	case *command.Command_Reserve:
 		return s.reserve(what.Reserve.Count)
 	case *command.Command_Collect:
@@ -41,6 +41,14 @@ func (s *State) Step(now time.Time, c *command.Command) Output {
 		return s.addForeign(what.Foreign.Extents)
 	case *command.Command_Register:
 		return s.register(what.Register)
+	case *command.Command_Move:
+		return s.move(what.Move)
+	case *command.Command_Coded:
+		return s.code(what.Coded)
+	case *command.Command_Policy:
+		return s.setPolicy(what.Policy)
+	case *command.Command_Drain:
+		return s.drain(what.Drain)
 	}
 	return refuse(stamp.Invalid, "command %T", c.What)
 }
@@ -142,7 +150,7 @@ func (s *State) allocate(now time.Time, c *command.Allocate) Output {
 	return Output{Extents: []extentstore.ExtentInfo{s.extentInfo(id, &e)}}
 }
 
-func (s *State) seal(lengths []*command.Length) Output {
+func (s *State) seal(now time.Time, lengths []*command.Length) Output {
 	var out Output
 	for _, l := range lengths {
 		if _, ok := s.extents.Get(extentstore.ExtentID(l.Extent)); !ok {
@@ -157,6 +165,9 @@ func (s *State) seal(lengths []*command.Length) Output {
 		e, _ := s.extents.Get(id)
 		if e.length == unsealed {
 			e.length = l.Length
+			if e.refs > 0 {
+				e.since = toUint48(now.UnixMilli())
+			}
 			s.setExtent(id, e)
 		}
 		out.Extents = append(out.Extents, s.extentInfo(id, &e))

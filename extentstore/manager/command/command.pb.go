@@ -40,6 +40,10 @@ type Command struct {
 	//	*Command_Collect
 	//	*Command_Foreign
 	//	*Command_Register
+	//	*Command_Move
+	//	*Command_Coded
+	//	*Command_Policy
+	//	*Command_Drain
 	What          isCommand_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -177,6 +181,42 @@ func (x *Command) GetRegister() *Register {
 	return nil
 }
 
+func (x *Command) GetMove() *Move {
+	if x != nil {
+		if x, ok := x.What.(*Command_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCoded() *Coded {
+	if x != nil {
+		if x, ok := x.What.(*Command_Coded); ok {
+			return x.Coded
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPolicy() *Policy {
+	if x != nil {
+		if x, ok := x.What.(*Command_Policy); ok {
+			return x.Policy
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDrain() *Drain {
+	if x != nil {
+		if x, ok := x.What.(*Command_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
 type isCommand_What interface {
 	isCommand_What()
 }
@@ -217,6 +257,22 @@ type Command_Register struct {
 	Register *Register `protobuf:"bytes,11,opt,name=register,proto3,oneof"` // since version 2
 }
 
+type Command_Move struct {
+	Move *Move `protobuf:"bytes,20,opt,name=move,proto3,oneof"` // since version 2
+}
+
+type Command_Coded struct {
+	Coded *Coded `protobuf:"bytes,21,opt,name=coded,proto3,oneof"` // since version 2
+}
+
+type Command_Policy struct {
+	Policy *Policy `protobuf:"bytes,22,opt,name=policy,proto3,oneof"` // since version 2
+}
+
+type Command_Drain struct {
+	Drain *Drain `protobuf:"bytes,23,opt,name=drain,proto3,oneof"` // since version 2
+}
+
 func (*Command_Init) isCommand_What() {}
 
 func (*Command_Acquire) isCommand_What() {}
@@ -234,6 +290,14 @@ func (*Command_Collect) isCommand_What() {}
 func (*Command_Foreign) isCommand_What() {}
 
 func (*Command_Register) isCommand_What() {}
+
+func (*Command_Move) isCommand_What() {}
+
+func (*Command_Coded) isCommand_What() {}
+
+func (*Command_Policy) isCommand_What() {}
+
+func (*Command_Drain) isCommand_What() {}
 
 // Init names the stamp, once, and, in version 1, the disks that it may place
 // replicas on.
@@ -914,11 +978,265 @@ func (x *Register) GetDisks() []string {
 	return nil
 }
 
+// Move changes the disks of an extent that has a copy on each of the new ones.
+// It is refused if the extent is not on the old ones any more.
+type Move struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Extent        uint64                 `protobuf:"varint,1,opt,name=extent,proto3" json:"extent,omitempty"`
+	Old           []uint32               `protobuf:"varint,2,rep,packed,name=old,proto3" json:"old,omitempty"` // index into the disks known, of all replicas or all fragments
+	New           []uint32               `protobuf:"varint,3,rep,packed,name=new,proto3" json:"new,omitempty"`
+	First         uint64                 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"` // of a coded extent: the id of its first fragment
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_command_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Move) GetExtent() uint64 {
+	if x != nil {
+		return x.Extent
+	}
+	return 0
+}
+
+func (x *Move) GetOld() []uint32 {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *Move) GetNew() []uint32 {
+	if x != nil {
+		return x.New
+	}
+	return nil
+}
+
+func (x *Move) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+// Coded says that an extent is kept in fragments, which are durable and
+// verified, and no longer in replicas.
+type Coded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Extent        uint64                 `protobuf:"varint,1,opt,name=extent,proto3" json:"extent,omitempty"`
+	Old           []uint32               `protobuf:"varint,2,rep,packed,name=old,proto3" json:"old,omitempty"`       // disks of the replicas
+	Code          uint32                 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`            // extentstore.Code
+	First         uint64                 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"`          // id of the first fragment; the others follow
+	Places        []uint32               `protobuf:"varint,5,rep,packed,name=places,proto3" json:"places,omitempty"` // index into the disks known, of each fragment
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Coded) Reset() {
+	*x = Coded{}
+	mi := &file_command_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Coded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Coded) ProtoMessage() {}
+
+func (x *Coded) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Coded.ProtoReflect.Descriptor instead.
+func (*Coded) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Coded) GetExtent() uint64 {
+	if x != nil {
+		return x.Extent
+	}
+	return 0
+}
+
+func (x *Coded) GetOld() []uint32 {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *Coded) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Coded) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Coded) GetPlaces() []uint32 {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+// Policy sets the code of a kind of stream.
+type Policy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"` // extentstore.StreamKind
+	Code          uint32                 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"` // extentstore.Code
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_command_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Policy) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Policy) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+// Drain begins or ends the emptying of disks.
+type Drain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disks         []uint32               `protobuf:"varint,1,rep,packed,name=disks,proto3" json:"disks,omitempty"` // index into the disks known
+	On            bool                   `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_command_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Drain) GetDisks() []uint32 {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Drain) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
 var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\x15stamp.manager.command\"\xcc\x04\n" +
+	"\rcommand.proto\x12\x15stamp.manager.command\"\xa4\x06\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x121\n" +
@@ -931,7 +1249,11 @@ const file_command_proto_rawDesc = "" +
 	"\acollect\x18\t \x01(\v2\x1e.stamp.manager.command.CollectH\x00R\acollect\x12:\n" +
 	"\aforeign\x18\n" +
 	" \x01(\v2\x1e.stamp.manager.command.ForeignH\x00R\aforeign\x12=\n" +
-	"\bregister\x18\v \x01(\v2\x1f.stamp.manager.command.RegisterH\x00R\bregisterB\x06\n" +
+	"\bregister\x18\v \x01(\v2\x1f.stamp.manager.command.RegisterH\x00R\bregister\x121\n" +
+	"\x04move\x18\x14 \x01(\v2\x1b.stamp.manager.command.MoveH\x00R\x04move\x124\n" +
+	"\x05coded\x18\x15 \x01(\v2\x1c.stamp.manager.command.CodedH\x00R\x05coded\x127\n" +
+	"\x06policy\x18\x16 \x01(\v2\x1d.stamp.manager.command.PolicyH\x00R\x06policy\x124\n" +
+	"\x05drain\x18\x17 \x01(\v2\x1c.stamp.manager.command.DrainH\x00R\x05drainB\x06\n" +
 	"\x04what\"2\n" +
 	"\x04Init\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\tR\x05stamp\x12\x14\n" +
@@ -976,7 +1298,24 @@ const file_command_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04rack\x18\x02 \x01(\tR\x04rack\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
-	"\x05disks\x18\x04 \x03(\tR\x05disksB#Z!stamp/extentstore/manager/commandb\x06proto3"
+	"\x05disks\x18\x04 \x03(\tR\x05disks\"X\n" +
+	"\x04Move\x12\x16\n" +
+	"\x06extent\x18\x01 \x01(\x04R\x06extent\x12\x10\n" +
+	"\x03old\x18\x02 \x03(\rR\x03old\x12\x10\n" +
+	"\x03new\x18\x03 \x03(\rR\x03new\x12\x14\n" +
+	"\x05first\x18\x04 \x01(\x04R\x05first\"s\n" +
+	"\x05Coded\x12\x16\n" +
+	"\x06extent\x18\x01 \x01(\x04R\x06extent\x12\x10\n" +
+	"\x03old\x18\x02 \x03(\rR\x03old\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\x12\x14\n" +
+	"\x05first\x18\x04 \x01(\x04R\x05first\x12\x16\n" +
+	"\x06places\x18\x05 \x03(\rR\x06places\"0\n" +
+	"\x06Policy\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\"-\n" +
+	"\x05Drain\x12\x14\n" +
+	"\x05disks\x18\x01 \x03(\rR\x05disks\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02onB#Z!stamp/extentstore/manager/commandb\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -990,7 +1329,7 @@ func file_command_proto_rawDescGZIP() []byte {
 	return file_command_proto_rawDescData
 }
 
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_command_proto_goTypes = []any{
 	(*Command)(nil),  // 0: stamp.manager.command.Command
 	(*Init)(nil),     // 1: stamp.manager.command.Init
@@ -1005,7 +1344,11 @@ var file_command_proto_goTypes = []any{
 	(*Collect)(nil),  // 10: stamp.manager.command.Collect
 	(*Foreign)(nil),  // 11: stamp.manager.command.Foreign
 	(*Register)(nil), // 12: stamp.manager.command.Register
-	nil,              // 13: stamp.manager.command.Modify.EpochsEntry
+	(*Move)(nil),     // 13: stamp.manager.command.Move
+	(*Coded)(nil),    // 14: stamp.manager.command.Coded
+	(*Policy)(nil),   // 15: stamp.manager.command.Policy
+	(*Drain)(nil),    // 16: stamp.manager.command.Drain
+	nil,              // 17: stamp.manager.command.Modify.EpochsEntry
 }
 var file_command_proto_depIdxs = []int32{
 	1,  // 0: stamp.manager.command.Command.init:type_name -> stamp.manager.command.Init
@@ -1017,16 +1360,20 @@ var file_command_proto_depIdxs = []int32{
 	10, // 6: stamp.manager.command.Command.collect:type_name -> stamp.manager.command.Collect
 	11, // 7: stamp.manager.command.Command.foreign:type_name -> stamp.manager.command.Foreign
 	12, // 8: stamp.manager.command.Command.register:type_name -> stamp.manager.command.Register
-	13, // 9: stamp.manager.command.Modify.epochs:type_name -> stamp.manager.command.Modify.EpochsEntry
-	4,  // 10: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
-	5,  // 11: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
-	5,  // 12: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
-	8,  // 13: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	13, // 9: stamp.manager.command.Command.move:type_name -> stamp.manager.command.Move
+	14, // 10: stamp.manager.command.Command.coded:type_name -> stamp.manager.command.Coded
+	15, // 11: stamp.manager.command.Command.policy:type_name -> stamp.manager.command.Policy
+	16, // 12: stamp.manager.command.Command.drain:type_name -> stamp.manager.command.Drain
+	17, // 13: stamp.manager.command.Modify.epochs:type_name -> stamp.manager.command.Modify.EpochsEntry
+	4,  // 14: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
+	5,  // 15: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
+	5,  // 16: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
+	8,  // 17: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -1044,6 +1391,10 @@ func file_command_proto_init() {
 		(*Command_Collect)(nil),
 		(*Command_Foreign)(nil),
 		(*Command_Register)(nil),
+		(*Command_Move)(nil),
+		(*Command_Coded)(nil),
+		(*Command_Policy)(nil),
+		(*Command_Drain)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1051,7 +1402,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
