@@ -10,6 +10,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/erasure"
 )
 
 const (
@@ -52,8 +53,9 @@ type Copier struct {
 	limit *rate.Limiter // in bytes; nil means none
 	slots chan struct{}
 
-	mu   sync.Mutex // guards busy
-	busy map[extentstore.ExtentID]struct{}
+	mu    sync.Mutex // guards the fields below
+	busy  map[extentstore.ExtentID]struct{}
+	codes map[extentstore.Code]*erasure.Code
 }
 
 // NewCopier makes the Copier of a disk.
@@ -72,6 +74,7 @@ func NewCopier(self Local, opts CopierOptions) *Copier {
 		opts:  opts,
 		slots: make(chan struct{}, maxCopies),
 		busy:  make(map[extentstore.ExtentID]struct{}),
+		codes: make(map[extentstore.Code]*erasure.Code),
 	}
 	if opts.Rate > 0 {
 		c.limit = rate.NewLimiter(rate.Limit(opts.Rate), copyPiece)

@@ -21,10 +21,15 @@ type row struct {
 	disks map[extentstore.DiskID]*sim.Disk
 	nodes map[extentstore.DiskID]*node.Disk
 	front map[extentstore.DiskID]*streamtest.Faulty
+
+	patience time.Duration
 }
 
-func newRow(t *testing.T, n int, capacity int64) *row {
-	r := &row{t: t, disks: map[extentstore.DiskID]*sim.Disk{}, nodes: map[extentstore.DiskID]*node.Disk{}, front: map[extentstore.DiskID]*streamtest.Faulty{}}
+func newRow(t *testing.T, n int, capacity int64, patience ...time.Duration) *row {
+	r := &row{t: t, disks: map[extentstore.DiskID]*sim.Disk{}, nodes: map[extentstore.DiskID]*node.Disk{}, front: map[extentstore.DiskID]*streamtest.Faulty{}, patience: 200 * time.Millisecond}
+	for _, d := range patience {
+		r.patience = d
+	}
 	for i := range n {
 		id := extentstore.DiskID(fmt.Sprintf("en%d/d1", i+1))
 		r.ids = append(r.ids, id)
@@ -38,7 +43,7 @@ func newRow(t *testing.T, n int, capacity int64) *row {
 func (r *row) open(id extentstore.DiskID) {
 	r.t.Helper()
 	r.nodes[id] = openSim(r.t, r.disks[id], func(o *node.Options) {
-		o.ID, o.Disks[0].ID, o.Peers, o.CopyTimeout = id.Node(), id, r, 200*time.Millisecond
+		o.ID, o.Disks[0].ID, o.Peers, o.CopyTimeout = id.Node(), id, r, r.patience
 	})
 	r.front[id].SetNode(r.nodes[id])
 }
@@ -102,6 +107,7 @@ func (r *row) whole(id extentstore.DiskID, x extentstore.ExtentID, want []byte) 
 const pullSize = 9_500_000 // three pieces
 
 func TestPull(t *testing.T) {
+	t.Parallel()
 	r := newRow(t, 4, 256<<20)
 	a, b, c, d := r.ids[0], r.ids[1], r.ids[2], r.ids[3]
 	data := r.sealed(1, 3, pullSize)
@@ -222,6 +228,7 @@ func TestPull(t *testing.T) {
 
 // TestPullOntoAFailingDisk: an error of the target's disk is the target's.
 func TestPullOntoAFailingDisk(t *testing.T) {
+	t.Parallel()
 	r := newRow(t, 2, 256<<20)
 	r.sealed(1, 1, pullSize)
 	writes := 0
@@ -239,6 +246,7 @@ func TestPullOntoAFailingDisk(t *testing.T) {
 // TestPullAfterCrash cuts the power of the target at many points of a copy; the
 // next attempt finishes it.
 func TestPullAfterCrash(t *testing.T) {
+	t.Parallel()
 	const size = 5_000_000
 	for cut := range 12 {
 		r := newRow(t, 2, 128<<20)

@@ -78,7 +78,7 @@ type diskOptions struct {
 	Reserve int64
 }
 
-var _ extentstore.ExtentNode = (*Disk)(nil)
+var _ extentstore.Copier = (*Disk)(nil)
 
 func newDisk(n *Node, o DiskOptions) *Disk {
 	d := &Disk{

@@ -340,3 +340,13 @@ func (n *Disk) Sum(ctx context.Context, id extentstore.ExtentID, length int64) (
 func (n *Disk) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
 	return n.copies.Pull(ctx, spec, length, from)
 }
+
+// Encode implements extentstore.Copier.
+func (n *Disk) Encode(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments) error {
+	return n.copies.Encode(ctx, id, length, f)
+}
+
+// Reconstruct implements extentstore.Copier.
+func (n *Disk) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments, index int) error {
+	return n.copies.Reconstruct(ctx, id, length, f, index)
+}

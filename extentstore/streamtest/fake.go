@@ -25,7 +25,7 @@ type Fake struct {
 	extents map[extentstore.ExtentID]*fakeExtent
 }
 
-var _ extentstore.ExtentNode = (*Fake)(nil)
+var _ extentstore.Copier = (*Fake)(nil)
 
 type fakeExtent struct {
 	mu       sync.Mutex    // guards the fields below
@@ -390,6 +390,16 @@ func (n *Fake) Sum(_ context.Context, id extentstore.ExtentID, length int64) (ui
 // Pull implements extentstore.Copier.
 func (n *Fake) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
 	return n.copies.Pull(ctx, spec, length, from)
+}
+
+// Encode implements extentstore.Copier.
+func (n *Fake) Encode(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments) error {
+	return n.copies.Encode(ctx, id, length, f)
+}
+
+// Reconstruct implements extentstore.Copier.
+func (n *Fake) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments, index int) error {
+	return n.copies.Reconstruct(ctx, id, length, f, index)
 }
 
 // Disk implements extentstore.ExtentNode.

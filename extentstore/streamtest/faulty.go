@@ -213,49 +213,50 @@ func (f *Faulty) Disk(ctx context.Context) (extentstore.DiskState, error) {
 	return node.Disk(ctx)
 }
 
-// copies makes a call of a method that only a node has which makes copies.
-func copies[C any](ctx context.Context, f *Faulty, method string, call func(node C) error) error {
-	node, err := f.enter(ctx, method)
-	if err != nil {
-		return err
-	}
-	c, ok := node.(C)
-	if !ok {
-		return stamp.Errorf(stamp.Unsupported, "faulty."+method, "the node makes no copies")
-	}
-	return call(c)
-}
-
 // Sum implements extentstore.Copier.
-func (f *Faulty) Sum(ctx context.Context, id extentstore.ExtentID, length int64) (sum uint32, err error) {
-	err = copies(ctx, f, "Sum", func(node interface {
-		Sum(context.Context, extentstore.ExtentID, int64) (uint32, error)
-	}) error {
-		sum, err = node.Sum(ctx, id, length)
-		return err
-	})
-	return sum, err
+func (f *Faulty) Sum(ctx context.Context, id extentstore.ExtentID, length int64) (uint32, error) {
+	node, err := f.copier(ctx, "Sum")
+	if err != nil {
+		return 0, err
+	}
+	return node.Sum(ctx, id, length)
 }
 
 // Pull implements extentstore.Copier.
 func (f *Faulty) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
-	return copies(ctx, f, "Pull", func(node interface {
-		Pull(context.Context, extentstore.ExtentSpec, int64, []extentstore.DiskID) error
-	}) error {
-		return node.Pull(ctx, spec, length, from)
-	})
+	node, err := f.copier(ctx, "Pull")
+	if err != nil {
+		return err
+	}
+	return node.Pull(ctx, spec, length, from)
 }
 
 // Encode implements extentstore.Copier.
 func (f *Faulty) Encode(ctx context.Context, id extentstore.ExtentID, length int64, fragments extentstore.Fragments) error {
-	return copies(ctx, f, "Encode", func(node extentstore.Copier) error {
-		return node.Encode(ctx, id, length, fragments)
-	})
+	node, err := f.copier(ctx, "Encode")
+	if err != nil {
+		return err
+	}
+	return node.Encode(ctx, id, length, fragments)
 }
 
 // Reconstruct implements extentstore.Copier.
 func (f *Faulty) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, fragments extentstore.Fragments, index int) error {
-	return copies(ctx, f, "Reconstruct", func(node extentstore.Copier) error {
-		return node.Reconstruct(ctx, id, length, fragments, index)
-	})
+	node, err := f.copier(ctx, "Reconstruct")
+	if err != nil {
+		return err
+	}
+	return node.Reconstruct(ctx, id, length, fragments, index)
+}
+
+func (f *Faulty) copier(ctx context.Context, method string) (extentstore.Copier, error) {
+	node, err := f.enter(ctx, method)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := node.(extentstore.Copier)
+	if !ok {
+		return nil, stamp.Errorf(stamp.Unsupported, "faulty."+method, "the node makes no copies")
+	}
+	return c, nil
 }
