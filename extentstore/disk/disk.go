@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"syscall"
 )
 
@@ -87,6 +88,53 @@ type File interface {
 	Size() (int64, error)
 	SetXattr(attr string, value []byte) error
 	Close() error
+}
+
+// A Device is a thing of fixed size without a file system: a block device or a
+// partition.
+//
+// Methods are safe for concurrent use.
+type Device interface {
+	// Open opens it. The size of the File cannot be changed.
+	Open(mode Mode) (File, error)
+	// Size is its size in bytes.
+	Size() (int64, error)
+	// String names it in messages.
+	String() string
+	// Close releases it to other processes.
+	Close() error
+}
+
+// edge is how much of both ends of a device must be zero for it to be blank.
+// Partition tables, labels of file systems, of LVM, of RAID and of encryption
+// stand there.
+const edge = 1 << 20
+
+// Blank reports whether a device holds nothing that anybody could miss: the
+// first and the last MiB of it are zeros.
+func Blank(d Device) (bool, error) {
+	f, err := d.Open(Direct)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	size, err := d.Size()
+	if err != nil {
+		return false, err
+	}
+	size &^= SectorSize - 1
+	b := GetBuffer(edge)
+	defer b.Put()
+	for _, at := range []int64{0, max(0, size-edge)} {
+		p := b.B[:min(edge, size-at)]
+		if _, err := f.ReadAt(p, at); err != nil {
+			return false, fmt.Errorf("read %s: %w", d, err)
+		}
+		if slices.ContainsFunc(p, func(c byte) bool { return c != 0 }) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Space is what a file system says of itself, in bytes.

@@ -7,7 +7,6 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"stamp"
 	"stamp/extentstore"
@@ -22,22 +21,22 @@ import (
 // activeMu, journal.mu, files.mu, indexes.mu, memoryMu, space.mu, which are
 // never held together.
 type Disk struct {
-	node        *Node
-	opts        diskOptions
-	disk        disk.Disk
-	journalDisk disk.Disk
-	journal     *journal
-	files       files
-	indexes     indexes
-	specs       specTable
-	space       space
-	sched       *iosched.Scheduler // of the data disk
-	writes      progress           // of work on the data disk, names included
-	service     context.Context    // ends when the disk leaves service or the node ends
-	endService  context.CancelFunc
-	dirSync     groupSync
-	copies      *Copier
-	metrics     *metrics
+	node       *Node
+	opts       diskOptions
+	disk       disk.Disk
+	label      label
+	journal    *share
+	files      files
+	indexes    indexes
+	specs      specTable
+	space      space
+	sched      *iosched.Scheduler // of the data disk
+	writes     progress           // of work on the data disk, names included
+	service    context.Context    // ends when the disk leaves service or the node ends
+	endService context.CancelFunc
+	dirSync    groupSync
+	copies     *Copier
+	metrics    *metrics
 
 	states *stateLog  // used under rounds
 	rounds sync.Mutex // held by the round of the flusher that goes on
@@ -60,15 +59,17 @@ type Disk struct {
 	memoryMu sync.Mutex
 	memoryCh chan struct{}
 
-	failMu  sync.Mutex
-	failErr error
-	down    chan struct{} // closed when the node leaves service
+	failMu   sync.Mutex
+	failErr  error
+	readable atomic.Bool   // although it is down
+	down     chan struct{} // closed when the node leaves service
 
 	kick chan struct{} // wakes the flusher
 	stop chan struct{}
 	wg   sync.WaitGroup
 
 	absent bool // could not be opened; nothing runs, nothing is known
+	lost   bool // found at open: what rested on a journal is gone
 }
 
 // diskOptions are the node's, with the disk's own in front.
@@ -82,23 +83,22 @@ var _ extentstore.Copier = (*Disk)(nil)
 
 func newDisk(n *Node, o DiskOptions) *Disk {
 	d := &Disk{
-		node:        n,
-		opts:        diskOptions{Options: n.opts, ID: o.ID, Reserve: o.Reserve},
-		disk:        o.Disk,
-		journalDisk: o.Disk,
-		files:       files{d: o.Disk, limit: n.opts.MaxOpenFiles},
-		indexes:     indexes{limit: n.opts.IndexCache},
-		extents:     make(map[extentstore.ExtentID]*extent),
-		dying:       make(map[extentstore.ExtentID]*extent),
-		active:      make(map[*extent]struct{}),
-		memoryCh:    make(chan struct{}),
-		down:        make(chan struct{}),
-		kick:        make(chan struct{}, 1),
-		stop:        make(chan struct{}),
+		node:     n,
+		opts:     diskOptions{Options: n.opts, ID: o.ID, Reserve: o.Reserve},
+		disk:     o.Disk,
+		files:    files{d: o.Disk, limit: n.opts.MaxOpenFiles},
+		indexes:  indexes{limit: n.opts.IndexCache},
+		extents:  make(map[extentstore.ExtentID]*extent),
+		dying:    make(map[extentstore.ExtentID]*extent),
+		active:   make(map[*extent]struct{}),
+		memoryCh: make(chan struct{}),
+		down:     make(chan struct{}),
+		kick:     make(chan struct{}, 1),
+		stop:     make(chan struct{}),
 	}
 	d.service, d.endService = context.WithCancel(context.Background())
 	limit := iosched.DefaultLimit
-	if d.journalDisk == d.disk {
+	if n.ownJournals() {
 		limit = iosched.SharedLimit
 	}
 	if n.opts.unscheduled {
@@ -111,23 +111,11 @@ func newDisk(n *Node, o DiskOptions) *Disk {
 	return d
 }
 
-// start opens the disk and what runs on it. After an error the disk is absent.
-func (n *Disk) start() error {
-	start := time.Now()
-	if err := n.open(); err != nil {
-		n.metrics.unregister(n.opts.Metrics)
-		n.metrics = nil
-		n.releaseFiles()
-		n.leave(err)
-		return err
-	}
-	n.opts.Log.Info("disk serves", "node", n.opts.Options.ID, "disk", n.opts.ID, "at", n.disk.String(), "extents", len(n.ids), "took", time.Since(start))
-	return nil
-}
-
 // leave makes the disk one that could not be opened.
 func (n *Disk) leave(err error) {
 	n.absent = true
+	n.releaseFiles()
+	n.metrics = nil
 	n.failMu.Lock()
 	defer n.failMu.Unlock()
 	if n.failErr == nil {
@@ -139,58 +127,22 @@ func (n *Disk) leave(err error) {
 // ID is the disk's name, the place of the replicas on it.
 func (n *Disk) ID() extentstore.DiskID { return n.opts.ID }
 
-func (n *Disk) open() error {
-	l, err := n.claimDisk()
-	if err != nil {
-		return err
-	}
-	if n.metrics, err = newMetrics(n); err != nil {
-		return fmt.Errorf("node.Open: metrics: %w", err)
-	}
-	n.space.refresh(n)
-	n.space.reserve = n.opts.Reserve
-	if n.opts.Reserve == 0 {
-		n.space.reserve = min(n.space.last.Capacity/32, 8<<30)
-	}
-	damaged, err := n.recover(l)
-	if err != nil {
-		return err
-	}
-	if n.journalDisk == n.disk {
-		n.journal.file = sharedFile{n.journal.file, n.sched}
-	}
+// start lets the disk serve, after replay.
+func (n *Disk) start(damaged bool) error {
 	n.maxUnsealed = n.journal.tailLimit()
-	n.wg.Go(n.journal.run)
 	if err := n.settle(damaged); err != nil {
-		n.fail(err)
-		n.wg.Wait()
 		return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: %w", n.disk, err)
 	}
 	n.wg.Go(n.flusher)
-	n.wg.Go(n.fillJournal)
 	n.wg.Go(n.scrubber)
 	n.wg.Go(n.watch)
 	return nil
 }
 
-func (n *Disk) fillJournal() {
-	if err := n.journal.fill(n.journalDisk, n.stop); err != nil {
-		if disk.IsFull(err) {
-			return // the writer will find the same, or not
-		}
-		n.fail(err)
-	}
-}
-
-func (n *Disk) shutdown() {
-	if n.absent {
-		return
-	}
+// halt stops what start has started.
+func (n *Disk) halt() {
 	close(n.stop)
-	n.journal.close()
 	n.wg.Wait()
-	n.releaseFiles()
-	n.metrics.unregister(n.opts.Metrics)
 }
 
 func (n *Disk) releaseFiles() {
@@ -199,13 +151,8 @@ func (n *Disk) releaseFiles() {
 	if n.states != nil {
 		n.states.f.Close()
 	}
-	if n.journal != nil {
-		n.journal.file.Close()
-	}
 	n.disk.Close()
-	if n.journalDisk != n.disk {
-		n.journalDisk.Close()
-	}
+	n.metrics.unregister(n.opts.Metrics)
 }
 
 // fail takes the node out of service, for ever.
@@ -219,8 +166,24 @@ func (n *Disk) fail(err error) {
 	close(n.down) // under the lock: who finds failErr set must find this done too
 	n.failMu.Unlock()
 	n.endService()
-	n.opts.Log.Error("disk has left service, its extents must be replicated elsewhere", "node", n.opts.ID, "disk", n.disk.String(), "error", err)
-	n.journal.fail(err)
+	n.opts.Log.Error("disk has left service, its extents must be replicated elsewhere", "node", n.opts.Options.ID, "disk", n.opts.ID, "at", n.disk.String(), "error", err)
+	n.journal.diskFailed(err)
+}
+
+// journalFailed takes the disk out of service because the journal has failed
+// that it shares. It goes on serving reads: it is the journal that cannot be
+// trusted.
+func (n *Disk) journalFailed(err error) {
+	n.failMu.Lock()
+	defer n.failMu.Unlock()
+	if n.failErr != nil {
+		return
+	}
+	n.failErr = fmt.Errorf("the journal has failed: %w", err)
+	n.readable.Store(true)
+	close(n.down)
+	n.endService()
+	n.opts.Log.Error("disk takes no more changes, its journal has left service", "node", n.opts.Options.ID, "disk", n.opts.ID, "error", err)
 }
 
 var (
@@ -238,10 +201,18 @@ func (n *Disk) failure() error {
 func (n *Disk) serving(op string) error {
 	select {
 	case <-n.down:
-		return stamp.Errorf(stamp.Unavailable, op, "node %s: disk %s has left service: %w", n.opts.ID, n.disk, n.failure())
+		return stamp.Errorf(stamp.Unavailable, op, "disk %s at %s has left service: %w", n.opts.ID, n.disk, n.failure())
 	default:
 		return nil
 	}
+}
+
+// reading is nil while reads are served.
+func (n *Disk) reading(op string) error {
+	if n.readable.Load() {
+		return nil
+	}
+	return n.serving(op)
 }
 
 // unavailable is the error for a caller whose change did not reach the journal.
@@ -249,7 +220,7 @@ func (n *Disk) unavailable(op string, err error) error {
 	if ferr := n.serving(op); ferr != nil {
 		return ferr
 	}
-	return stamp.Errorf(stamp.Unavailable, op, "node %s: %w", n.opts.ID, err)
+	return stamp.Errorf(stamp.Unavailable, op, "disk %s: %w", n.opts.ID, err)
 }
 
 // dataError is the error for a caller whose append the data disk did not take.

@@ -32,3 +32,7 @@ func (c *Copier) Throttle(ctx context.Context, n int) error { return c.throttle(
 
 // Unscheduled makes I/O go to the disk as it comes.
 func Unscheduled(o *Options) { o.unscheduled = true }
+
+// Lost reports whether the disk was found to have lost what it alone held on a
+// journal.
+func (n *Disk) Lost() bool { return n.lost }

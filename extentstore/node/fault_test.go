@@ -382,12 +382,10 @@ func TestOpenRefuses(t *testing.T) {
 		kind   stamp.Kind
 		text   string
 	}{
-		{"OtherNode", func(_ *sim.Disk, o *node.Options) error { o.ID = "dev-2"; return nil }, stamp.Invalid, "belongs to node dev-1"},
+		{"OtherNode", func(_ *sim.Disk, o *node.Options) error { o.ID = "dev-2"; return nil }, stamp.Invalid, "is disk dev-1"},
 		{"OtherStamp", func(_ *sim.Disk, o *node.Options) error { o.Stamp = "t"; return nil }, stamp.Invalid, "of stamp s, not"},
 		{"Label", func(d *sim.Disk, _ *node.Options) error { return d.Corrupt("label", 25, 1) }, stamp.Corrupt, "label is damaged"},
 		{"NoLabel", func(d *sim.Disk, _ *node.Options) error { return d.Mount().Remove("label") }, stamp.Invalid, "not empty"},
-		{"NoJournal", func(d *sim.Disk, _ *node.Options) error { return d.Mount().Remove("journal") }, stamp.Corrupt, "the journal is gone"},
-		{"JournalHeader", func(d *sim.Disk, _ *node.Options) error { return d.Corrupt("journal", 9, 1) }, stamp.Corrupt, "journal header"},
 		{"NoStates", func(d *sim.Disk, _ *node.Options) error { return d.Mount().Remove("state") }, stamp.Corrupt, "state log"},
 		{"Foreign", func(d *sim.Disk, _ *node.Options) error {
 			d.Crash()

@@ -84,7 +84,8 @@ func (n *Disk) wanted() bool {
 //  3. names and states are made durable
 //  4. partial last sectors in the part of the ring that is to be free are
 //     written to its head again
-//  5. the tail of the ring moves
+//  5. disks that are not in service and hold the ring up are given up
+//  6. the tail of the ring moves
 //
 // Only one round runs at a time.
 func (n *Disk) round(all bool) (progress bool, err error) {
@@ -112,6 +113,11 @@ func (n *Disk) round(all bool) (progress bool, err error) {
 	}
 	if err := n.moveTails(active, upTo); err != nil {
 		return false, err
+	}
+	if pressed {
+		if err := n.journal.giveUp(upTo); err != nil {
+			return false, err
+		}
 	}
 	freed, err := n.freeJournal()
 	if err != nil {

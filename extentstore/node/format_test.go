@@ -34,7 +34,21 @@ func golden(t *testing.T, name string, got []byte) []byte {
 	return want
 }
 
+// goldenFile reads what an earlier version has written.
+func goldenFile(t *testing.T, name string) []byte {
+	t.Helper()
+	p, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 var testID = journalID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+
+func exampleMembers() []*member {
+	return []*member{{slot: 3, id: diskKey{1, 2, 3}, name: "en1/d1"}, {slot: 0, id: diskKey{4}, name: "en1/d2"}}
+}
 
 // exampleRecord has an entry of each kind.
 func exampleRecord() []byte {
@@ -42,7 +56,7 @@ func exampleRecord() []byte {
 	n := recordHeader
 	entries := 0
 	put := func(kind byte, id extentstore.ExtentID, offset int64, blocks []extentstore.Block, parts ...[]byte) {
-		n += putEntry(rec[n:], kind, id, offset, blocks, parts...)
+		n += putEntry(rec[n:], kind, 3, id, offset, blocks, parts...)
 		entries++
 	}
 	small := []extentstore.Block{extentstore.NewBlock([]byte("hello")), extentstore.NewBlock([]byte("world!!"))}
@@ -56,17 +70,37 @@ func exampleRecord() []byte {
 	put(entryDelete, 5, 0, nil)
 	put(entryDoubt, 6, 0, nil)
 	put(entryNothing, 0, 0, nil)
+	put(entryDisks, 0, 0, nil, appendTable(nil, exampleMembers()))
 	putRecordHeader(rec[:n], testID, recordInfo{seq: 77, segment: 9, tail: 4, entries: entries})
 	return rec[:n]
 }
 
 func TestGoldenRecord(t *testing.T) {
-	p := golden(t, "record-v1.golden", exampleRecord())
+	for version, c := range map[string]struct {
+		slot  byte
+		kinds []byte
+	}{
+		"v1": {0, []byte{4, 1, 2, 3, 5, 6, 7, 8, 9}},
+		"v2": {3, []byte{4, 1, 2, 3, 5, 6, 7, 8, 9, 10}},
+	} {
+		t.Run(version, func(t *testing.T) {
+			var p []byte
+			if version == "v1" {
+				p = goldenFile(t, "record-v1.golden") // as it was written then
+			} else {
+				p = golden(t, "record-v2.golden", exampleRecord())
+			}
+			checkRecord(t, p, c.slot, c.kinds)
+		})
+	}
+}
+
+func checkRecord(t *testing.T, p []byte, slot byte, want []byte) {
 	r, err := decodeRecord(p, testID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (recordInfo{seq: 77, segment: 9, tail: 4, length: len(p), entries: 9}); r != want {
+	if want := (recordInfo{seq: 77, segment: 9, tail: 4, length: len(p), entries: len(want)}); r != want {
 		t.Fatalf("got %+v, want %+v", r, want)
 	}
 	var kinds []byte
@@ -77,6 +111,9 @@ func TestGoldenRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 		kinds = append(kinds, e.kind)
+		if e.slot != slot {
+			t.Errorf("kind %d of disk %d, want %d", e.kind, e.slot, slot)
+		}
 		switch e.kind {
 		case entryAppend:
 			if string(e.payload) != "helloworld!!" || e.nBlocks != 2 || e.size() != 12 {
@@ -92,22 +129,39 @@ func TestGoldenRecord(t *testing.T) {
 			if err != nil || s.kind != extentstore.RowData || len(s.replicas) != 2 || s.replicas[1] != "dev-2" || e.offset != 1<<30 {
 				t.Errorf("create: %+v, %v", s, err)
 			}
+		case entryDisks:
+			ms, err := decodeTable(e.payload)
+			if err != nil || !reflect.DeepEqual(ms, exampleMembers()) {
+				t.Errorf("disks: %+v, %v", ms, err)
+			}
 		}
 		p = p[n:]
 	}
-	if len(p) != 0 || !bytes.Equal(kinds, []byte{4, 1, 2, 3, 5, 6, 7, 8, 9}) {
+	if len(p) != 0 || !bytes.Equal(kinds, want) {
 		t.Fatalf("kinds %v, %d bytes left", kinds, len(p))
 	}
 }
 
 func TestGoldenJournalHeader(t *testing.T) {
-	p := make([]byte, extentstore.SectorSize)
-	putJournalHeader(p, testID, 4<<20, 64)
-	p = golden(t, "journal-v1.golden", p)
-	id, segment, count, err := decodeJournalHeader(p)
-	if err != nil || id != testID || segment != 4<<20 || count != 64 {
-		t.Fatalf("got %x, %d, %d, %v", id, segment, count, err)
+	h, err := decodeJournalHeader(goldenFile(t, "journal-v1.golden"))
+	if want := (ringHeader{version: 1, id: testID, segment: 4 << 20, count: 64}); err != nil || h != want {
+		t.Fatalf("got %+v, %v", h, err)
 	}
+	want := exampleHeader()
+	p := make([]byte, extentstore.SectorSize)
+	want.put(p)
+	p = golden(t, "journal-v2.golden", p)
+	if h, err = decodeJournalHeader(p); err != nil || h != want {
+		t.Fatalf("got %+v, %v", h, err)
+	}
+	p[60]++
+	if _, err := decodeJournalHeader(p); err == nil {
+		t.Error("a damaged header was taken")
+	}
+}
+
+func exampleHeader() ringHeader {
+	return ringHeader{version: 2, id: testID, segment: 4 << 20, count: 64, stamp: "5a0f9a9c-0000-4000-8000-000000000001", node: "en1"}
 }
 
 func exampleStates() []extentState {
@@ -136,9 +190,14 @@ func TestGoldenStates(t *testing.T) {
 }
 
 func TestGoldenLabel(t *testing.T) {
-	want := label{stamp: "5a0f9a9c-0000-4000-8000-000000000001", node: "dev-1", journal: testID}
-	p := golden(t, "label-v1.golden", want.encode())
-	got, err := decodeLabel(p)
+	want := label{version: 1, stamp: "5a0f9a9c-0000-4000-8000-000000000001", disk: "dev-1", journal: testID}
+	got, err := decodeLabel(goldenFile(t, "label-v1.golden"))
+	if err != nil || got != want {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	want.version, want.disk, want.id = 2, "en1/d1", diskKey{9, 8, 7}
+	p := golden(t, "label-v2.golden", want.encode())
+	got, err = decodeLabel(p)
 	if err != nil || got != want {
 		t.Fatalf("got %+v, %v", got, err)
 	}
@@ -180,9 +239,15 @@ func FuzzRecord(f *testing.F) {
 			if e.size() != total || e.kind == entryAppend && int64(len(e.payload)) != total {
 				t.Fatalf("entry of %d bytes, %d of payload", total, len(e.payload))
 			}
-			if e.kind == entryCreate {
+			switch e.kind {
+			case entryCreate:
 				var specs specTable
 				specs.decode(e.payload)
+			case entryDisks:
+				ms, err := decodeTable(e.payload)
+				if err == nil && !bytes.Equal(appendTable(nil, ms), e.payload) {
+					t.Fatalf("a table does not survive encoding: %+v", ms)
+				}
 			}
 			q = q[n:]
 		}
@@ -210,6 +275,31 @@ func FuzzStates(f *testing.F) {
 }
 
 func FuzzLabel(f *testing.F) {
-	f.Add(label{stamp: "s", node: "n", journal: testID}.encode())
+	f.Add(label{stamp: "s", disk: "n", journal: testID}.encode())
 	f.Fuzz(func(_ *testing.T, p []byte) { decodeLabel(p) })
+}
+
+func FuzzJournalHeader(f *testing.F) {
+	p := make([]byte, extentstore.SectorSize)
+	exampleHeader().put(p)
+	f.Add(p)
+	v1, err := os.ReadFile("testdata/journal-v1.golden")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(v1)
+	f.Fuzz(func(t *testing.T, p []byte) {
+		if len(p) >= ringHeaderSize && p[4] == 2 {
+			binary.LittleEndian.PutUint32(p[ringHeaderSize-4:], extentstore.Checksum(p[:ringHeaderSize-4]))
+		}
+		h, err := decodeJournalHeader(p)
+		if err != nil || h.version == 1 {
+			return
+		}
+		q := make([]byte, extentstore.SectorSize)
+		h.put(q)
+		if again, err := decodeJournalHeader(q); err != nil || again != h {
+			t.Fatalf("does not survive encoding: %v\n%+v\n%+v", err, h, again)
+		}
+	})
 }

@@ -1,19 +1,19 @@
 package node
 
 import (
+	"log/slog"
+
 	"context"
-	"crypto/rand"
 	"fmt"
 	"sync"
 	"time"
 
+	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
 )
 
 const (
-	journalName = "journal"
-
 	minSegment  = 1 << 20
 	maxSegment  = 16 << 20
 	minSegments = 8
@@ -33,20 +33,30 @@ const (
 )
 
 // A journal is the ring that makes appends and changes of state durable before
-// the data files are. One goroutine writes it: while a record is on its way to
-// the disk, the entries that arrive gather in the next (group commit).
+// the data files are, for one disk or for several. One goroutine writes it:
+// while a record is on its way to the disk, the entries that arrive gather in
+// the next (group commit).
 //
 // Lock order: an extent's mu, then journal.mu.
 type journal struct {
+	ringHeader
+	store   ringStore
 	file    disk.File
-	id      journalID
-	segment int64 // bytes
-	count   int64
 	onFail  func(error)
-	metrics *metrics
+	log     *slog.Logger
+	metrics *journalMetrics
 	watch   progress
+	made    bool // when it was opened
+	own     bool // lies on the one disk that uses it
+	stopped chan struct{}
+	wg      sync.WaitGroup
+
+	disks     []*Disk   // that share it; does not change
+	slotsSeen [256]bool // numbers of disks that entries in the ring have; set by replay
 
 	mu       sync.Mutex
+	members  []*member // the table of disks; see members.go
+	tabled   bool      // it stands in the ring
 	work     sync.Cond // the writer waits here for entries
 	room     sync.Cond // add waits here for a record with room
 	cur      *batch    // gathers entries
@@ -77,6 +87,7 @@ type batch struct {
 	buf      *disk.Buffer
 	n, limit int
 	entries  int
+	table    int // 1 if the table of disks is in it besides
 	refs     []ref
 	c        *commit
 	segment  int64
@@ -87,43 +98,6 @@ type batch struct {
 type ref struct {
 	x   *extent
 	end int64
-}
-
-// segmentSize chooses the size of segments for a ring of about size bytes.
-func segmentSize(size int64) int64 {
-	s := int64(minSegment)
-	for s < 4<<20 && s*64 < size {
-		s *= 2
-	}
-	return s
-}
-
-// createJournal makes the ring file, durably but for the name. Only its first
-// segments are pre-written; fill does the rest.
-func createJournal(d disk.Disk, size int64) (journalID, error) {
-	var id journalID
-	rand.Read(id[:])
-	segment := segmentSize(size)
-	count := max(size/segment, minSegments)
-	f, err := d.Create(journalName, disk.Direct)
-	if err != nil {
-		return id, err
-	}
-	defer f.Close()
-	if err := f.Allocate(ringStart + count*segment); err != nil {
-		return id, err
-	}
-	b := disk.GetBuffer(ringStart)
-	defer b.Put()
-	clear(b.B)
-	putJournalHeader(b.B, id, segment, count)
-	if _, err := f.WriteAt(b.B[:ringStart], 0); err != nil {
-		return id, err
-	}
-	if err := zero(f, ringStart, segment); err != nil {
-		return id, err
-	}
-	return id, f.SyncAll()
 }
 
 // zero writes n zero bytes at off.
@@ -157,7 +131,7 @@ func (j *journal) start() {
 // open makes b ready to gather, as the record behind the one that was taken to
 // be written.
 func (j *journal) open(b *batch) {
-	b.n, b.limit, b.entries = recordHeader, 0, 0
+	b.n, b.limit, b.entries, b.table = recordHeader, 0, 0, 0
 	clear(b.refs) // drop the pointers
 	b.refs = b.refs[:0]
 	b.c = &commit{done: make(chan struct{}), seq: j.seq}
@@ -179,6 +153,10 @@ func (j *journal) place() {
 	}
 	b.limit = int(min(maxRecord, j.segment-j.off))
 	b.segment, b.off = j.head, j.off
+	if b.off == 0 {
+		j.putTable(b)
+		b.table = 1
+	}
 	j.room.Broadcast()
 }
 
@@ -186,7 +164,7 @@ func (j *journal) place() {
 // for, and the segment that it will lie in. If x is given, the writer raises
 // its durable length to end. It waits for room in a record, but not for space
 // in the ring: whoever adds an append was admitted before.
-func (j *journal) add(x *extent, end int64, kind byte, id extentstore.ExtentID, offset int64, blocks []extentstore.Block, parts ...[]byte) (*commit, int64, error) {
+func (j *journal) add(slot byte, x *extent, end int64, kind byte, id extentstore.ExtentID, offset int64, blocks []extentstore.Block, parts ...[]byte) (*commit, int64, error) {
 	payload, sums := 0, 0
 	for i := range blocks {
 		sums += len(blocks[i].Sums)
@@ -208,7 +186,7 @@ func (j *journal) add(x *extent, end int64, kind byte, id extentstore.ExtentID, 
 		return nil, 0, j.err
 	}
 	b := j.cur
-	b.n += putEntry(b.buf.B[b.n:], kind, id, offset, blocks, parts...)
+	b.n += putEntry(b.buf.B[b.n:], kind, slot, id, offset, blocks, parts...)
 	b.entries++
 	if x != nil {
 		b.refs = append(b.refs, ref{x, end})
@@ -237,7 +215,7 @@ func (j *journal) run() {
 		}
 		b := j.cur
 		length := int(sectorUp(int64(b.n)))
-		r := recordInfo{seq: j.seq, segment: b.segment, tail: j.tail, entries: b.entries}
+		r := recordInfo{seq: j.seq, segment: b.segment, tail: j.tail, entries: b.entries + b.table}
 		j.seq++
 		j.off += int64(length)
 		j.cur, j.other = j.other, b
@@ -280,7 +258,7 @@ func (j *journal) write(b *batch, length int, r recordInfo) error {
 	for _, ref := range b.refs {
 		ref.x.durable.Store(ref.end)
 	}
-	j.metrics.journalWrite(time.Since(start), length, b.entries)
+	j.metrics.wrote(time.Since(start), length, b.entries)
 	return nil
 }
 
@@ -307,7 +285,8 @@ func (j *journal) stop(err error) {
 	j.work.Broadcast()
 }
 
-// fail ends the journal from outside, as when the data disk has left service.
+// fail ends the journal from outside, as when the disk under it has left
+// service.
 func (j *journal) fail(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -400,18 +379,6 @@ func (j *journal) position() int64 {
 	return j.head
 }
 
-// advance says that replay does not need segments before tail any more. It
-// holds when the next record is durable.
-func (j *journal) advance(tail int64) (moved bool) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if tail <= j.tail {
-		return false
-	}
-	j.tail = tail
-	return true
-}
-
 // used is the share of the ring that replay would read.
 func (j *journal) used() (segments, of int64) {
 	j.mu.Lock()
@@ -422,21 +389,21 @@ func (j *journal) used() (segments, of int64) {
 // fill pre-writes the segments that have never been used, so that a write of a
 // record does not change the file system's metadata. It keeps ahead of the
 // writer; a segment that the writer reaches first is left to it.
-func (j *journal) fill(d disk.Disk, stop <-chan struct{}) error {
+func (j *journal) fill() error {
 	j.mu.Lock()
 	done := j.filled >= j.count
 	j.mu.Unlock()
 	if done {
 		return nil
 	}
-	f, err := d.Open(journalName, disk.Direct) // j.file would sync every write
+	f, err := j.store.open(disk.Direct) // j.file would sync every write
 	if err != nil {
 		return fmt.Errorf("pre-write the journal: %w", err)
 	}
 	defer f.Close()
 	for {
 		select {
-		case <-stop:
+		case <-j.stopped:
 			return nil
 		default:
 		}
@@ -463,12 +430,50 @@ func (j *journal) fill(d disk.Disk, stop <-chan struct{}) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("pre-write the journal: %w", syncError(err))
 	}
-	b := disk.GetBuffer(extentstore.SectorSize)
-	defer b.Put()
-	clear(b.B)
-	copy(b.B, filledMagic[:])
-	if _, err := j.file.WriteAt(b.B[:extentstore.SectorSize], extentstore.SectorSize); err != nil {
+	if err := j.writeSecond(j.file, true); err != nil {
 		return fmt.Errorf("pre-write the journal: %w", err)
 	}
 	return nil
+}
+
+// serve starts what runs on the journal: the writer, the pre-writing, and the
+// watch that tells one that works from one that hangs.
+func (j *journal) serve(clock stamp.Clock, hang time.Duration) {
+	j.wg.Go(j.run)
+	j.wg.Go(func() {
+		if err := j.fill(); err != nil && !disk.IsFull(err) { // if full, the writer will find the same, or not
+			j.onFail(err)
+			j.fail(err)
+		}
+	})
+	j.wg.Go(func() {
+		t := clock.NewTimer(watchEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C():
+			case <-j.stopped:
+				return
+			}
+			j.metrics.observe(j)
+			if hung := j.watch.hangs(clock.Now()); hung > hang {
+				err := fmt.Errorf("the journal hangs: nothing done for %v", hung.Round(time.Second))
+				j.onFail(err)
+				j.fail(err)
+				return
+			}
+			t.Reset(watchEvery)
+		}
+	})
+}
+
+// shutdown ends what serve has started, after what was added is written. The
+// disks have stopped before.
+func (j *journal) shutdown() {
+	close(j.stopped)
+	j.close()
+	j.wg.Wait()
+	j.file.Close()
+	j.store.Close()
+	j.metrics.unregister()
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,16 +14,23 @@ import (
 	"stamp/extentstore/disk"
 )
 
-// A disk that an ExtentNode has claimed carries a label: the file "label" and,
+// A data disk that an ExtentNode has claimed carries a label: the file "label" and,
 // for people with getfattr, the same facts as attributes of the directory.
 // The file is lines of text, each ended by a newline:
 //
 //	stamp extent node
-//	version 1
+//	version 2
 //	stamp STAMPID
-//	node NODEID
-//	journal ID          in hexadecimal; the journal's header has it too
+//	disk DISKID
+//	id ID               random, in hexadecimal: another disk of the same name has another
+//	journal ID          in hexadecimal; the journal's header has it too. Zero
+//	                    until the disk has first rested on one
 //	checksum CRC        CRC-32C of all lines before, 8 hexadecimal digits
+//
+// Version 1 has "node" in place of "disk", and no id, which counts as zero.
+//
+// A disk whose label names another journal than the one it is opened with has
+// lost what it alone held there.
 //
 // The label is the last thing that formatting writes. While it goes on the
 // file "formatting" is there, so that a crash in the middle leaves a directory
@@ -30,18 +38,20 @@ import (
 const (
 	labelName      = "label"
 	formattingName = "formatting"
-	labelVersion   = 1
+	labelVersion   = 2
 	maxDiskID      = 64
 )
 
 type label struct {
+	version int
 	stamp   extentstore.StampID
-	node    extentstore.DiskID
+	disk    extentstore.DiskID
+	id      diskKey
 	journal journalID
 }
 
 func (l label) encode() []byte {
-	p := fmt.Appendf(nil, "stamp extent node\nversion %d\nstamp %s\nnode %s\njournal %x\n", labelVersion, l.stamp, l.node, l.journal)
+	p := fmt.Appendf(nil, "stamp extent node\nversion %d\nstamp %s\ndisk %s\nid %x\njournal %x\n", labelVersion, l.stamp, l.disk, l.id, l.journal)
 	return fmt.Appendf(p, "checksum %08x\n", extentstore.Checksum(p))
 }
 
@@ -56,16 +66,27 @@ func decodeLabel(p []byte) (label, error) {
 		return l, fmt.Errorf("label is damaged: checksum %q, want %q", sum, want)
 	}
 	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
-	if len(lines) < 2 || lines[1] != fmt.Sprintf("version %d", labelVersion) {
-		return l, fmt.Errorf("label of another version than %d: %q", labelVersion, lines[1:])
+	for v := 1; v <= labelVersion; v++ {
+		if len(lines) > 1 && lines[1] == fmt.Sprintf("version %d", v) {
+			l.version = v
+		}
+	}
+	if l.version == 0 {
+		return l, fmt.Errorf("label of another version than 1 to %d: %q", labelVersion, lines[1:])
 	}
 	for _, line := range lines[2:] {
 		key, value, _ := strings.Cut(line, " ")
 		switch key {
 		case "stamp":
 			l.stamp = extentstore.StampID(value)
-		case "node":
-			l.node = extentstore.DiskID(value)
+		case "node", "disk":
+			l.disk = extentstore.DiskID(value)
+		case "id":
+			id, err := hex.DecodeString(value)
+			if err != nil || len(id) != len(l.id) {
+				return l, fmt.Errorf("label: disk id %q", value)
+			}
+			l.id = diskKey(id)
 		case "journal":
 			id, err := hex.DecodeString(value)
 			if err != nil || len(id) != journalIDSize {
@@ -104,8 +125,8 @@ func (n *Disk) claimDisk() (label, error) {
 	if err != nil {
 		return l, stamp.Errorf(stamp.Corrupt, op, "%s: %w", where, err)
 	}
-	if l.stamp != n.opts.Stamp || l.node != n.opts.ID {
-		return l, stamp.Errorf(stamp.Invalid, op, "%s belongs to node %s of stamp %s, not to node %s of stamp %s", where, l.node, l.stamp, n.opts.ID, n.opts.Stamp)
+	if l.stamp != n.opts.Stamp || l.disk != n.opts.ID {
+		return l, stamp.Errorf(stamp.Invalid, op, "%s is disk %s of stamp %s, not disk %s of stamp %s", where, l.disk, l.stamp, n.opts.ID, n.opts.Stamp)
 	}
 	return l, nil
 }
@@ -113,7 +134,8 @@ func (n *Disk) claimDisk() (label, error) {
 // format writes an empty node on the disk. left are the names that a format
 // which did not finish has left.
 func (n *Disk) format(left []string) (label, error) {
-	l := label{stamp: n.opts.Stamp, node: n.opts.ID}
+	l := label{stamp: n.opts.Stamp, disk: n.opts.ID}
+	rand.Read(l.id[:])
 	fail := func(err error) (label, error) {
 		kind := stamp.Unavailable
 		if disk.IsFull(err) {
@@ -129,28 +151,13 @@ func (n *Disk) format(left []string) (label, error) {
 		return fail(err)
 	}
 	for _, name := range left {
-		if slices.Contains([]string{journalName, stateName, stateNewName, labelName + ".new"}, name) {
+		if slices.Contains([]string{journalName, journalNewName, stateName, stateNewName, labelName + ".new"}, name) {
 			if err := n.disk.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fail(err)
 			}
 		}
 	}
 	if err := n.disk.Mkdir(extentDir); err != nil {
-		return fail(err)
-	}
-	size, err := n.journalBytes()
-	if err != nil {
-		return fail(err)
-	}
-	if n.journalDisk != n.disk {
-		if err := n.journalDisk.Remove(journalName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fail(err)
-		}
-	}
-	if l.journal, err = createJournal(n.journalDisk, size); err != nil {
-		return fail(fmt.Errorf("journal: %w", err))
-	}
-	if err := n.journalDisk.SyncDir("."); err != nil {
 		return fail(err)
 	}
 	states, err := createStateLog(n.disk, nil)
@@ -161,7 +168,7 @@ func (n *Disk) format(left []string) (label, error) {
 	for attr, value := range map[string]string{
 		"user.stamp.format": fmt.Sprint(labelVersion),
 		"user.stamp.stamp":  string(l.stamp),
-		"user.stamp.node":   string(l.node),
+		"user.stamp.disk":   string(l.disk),
 	} {
 		if err := n.disk.SetXattr(".", attr, []byte(value)); err != nil {
 			return fail(err)
@@ -185,16 +192,13 @@ func (n *Disk) formatted() (label, error) {
 	return n.claimDisk()
 }
 
-// journalBytes is the size of a new ring: the one asked for, less on a small
-// disk.
-func (n *Disk) journalBytes() (int64, error) {
-	s, err := n.journalDisk.Space()
-	if err != nil {
-		return 0, err
+// joinJournal writes into the label which journal the disk rests on.
+func (n *Disk) joinJournal(id journalID) error {
+	l := n.label
+	l.journal = id
+	if err := disk.ReplaceFile(n.disk, ".", labelName, l.encode()); err != nil {
+		return fmt.Errorf("write the label: %w", err)
 	}
-	size := n.opts.JournalSize
-	if size == 0 {
-		size = min(DefaultJournal, s.Capacity/64)
-	}
-	return max(size, minSegments*minSegment), nil
+	n.label = l
+	return nil
 }

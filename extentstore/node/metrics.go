@@ -30,8 +30,6 @@ var operationNames = [nOperations]string{"append", "replicate", "read", "create"
 type metrics struct {
 	seconds   [nOperations]prometheus.Observer
 	failures  *prometheus.CounterVec
-	journal   prometheus.Histogram
-	batch     prometheus.Histogram
 	bytes     *prometheus.CounterVec
 	stalls    prometheus.Counter
 	corrupt   prometheus.Counter
@@ -41,7 +39,6 @@ type metrics struct {
 	rounds    prometheus.Histogram
 	unflushed prometheus.Gauge
 	limit     prometheus.Gauge
-	ring      prometheus.Gauge
 	extents   prometheus.Gauge
 	scrubbed  prometheus.Counter
 	all       []prometheus.Collector
@@ -56,8 +53,6 @@ func newMetrics(n *Disk) (*metrics, error) {
 	ops := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "extentnode_operation_seconds", Help: "Time of an operation of the ExtentNode.", ConstLabels: labels, Buckets: fast}, []string{"operation"})
 	m := &metrics{
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "extentnode_failures_total", Help: "Operations that failed, by kind.", ConstLabels: labels}, []string{"operation", "kind"}),
-		journal:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "extentnode_journal_write_seconds", Help: "Time of one durable write of the journal.", ConstLabels: labels, Buckets: fast}),
-		batch:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "extentnode_journal_batch_entries", Help: "Entries that shared one write of the journal.", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "extentnode_bytes_total", Help: "Bytes moved.", ConstLabels: labels}, []string{"what"}),
 		stalls:   prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_append_stalls_total", Help: "Appends that waited for the flusher.", ConstLabels: labels}),
 		corrupt:  prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_corruptions_total", Help: "Reads that found damage.", ConstLabels: labels}),
@@ -66,7 +61,6 @@ func newMetrics(n *Disk) (*metrics, error) {
 
 		unflushed: prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_unflushed_bytes", Help: "Memory of appends that rest on the journal.", ConstLabels: labels}),
 		limit:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_unflushed_limit_bytes", Help: "Its limit.", ConstLabels: labels}),
-		ring:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_journal_used_ratio", Help: "Share of the journal that replay would read.", ConstLabels: labels}),
 		extents:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_extents", Help: "Replicas on this disk.", ConstLabels: labels}),
 		scrubbed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_scrubbed_bytes_total", Help: "Bytes of sealed extents that were read and verified in the background.", ConstLabels: labels}),
 	}
@@ -75,7 +69,7 @@ func newMetrics(n *Disk) (*metrics, error) {
 	}
 	m.hits, m.misses = m.cache.WithLabelValues("hit"), m.cache.WithLabelValues("miss")
 	m.limit.Set(float64(n.opts.MaxUnflushed))
-	m.all = []prometheus.Collector{ops, m.failures, m.journal, m.batch, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.ring, m.extents, m.scrubbed}
+	m.all = []prometheus.Collector{ops, m.failures, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.extents, m.scrubbed}
 	m.all = append(m.all, schedulerMetrics(n.sched, labels)...)
 	for i, c := range m.all {
 		if err := n.opts.Metrics.Register(c); err != nil {
@@ -124,15 +118,6 @@ func (m *metrics) op(o operation, start time.Time, err error) {
 	if err != nil {
 		m.failures.WithLabelValues(operationNames[o], stamp.KindOf(err).String()).Inc()
 	}
-}
-
-func (m *metrics) journalWrite(d time.Duration, bytes, entries int) {
-	if m == nil {
-		return
-	}
-	m.journal.Observe(d.Seconds())
-	m.batch.Observe(float64(entries))
-	m.bytes.WithLabelValues("journal").Add(float64(bytes))
 }
 
 func (m *metrics) readBytes(n int) {
@@ -184,6 +169,4 @@ func (m *metrics) observe(n *Disk) {
 	}
 	m.unflushed.Set(float64(n.unflushed.Load()))
 	m.extents.Set(float64(n.count()))
-	used, of := n.journal.used()
-	m.ring.Set(float64(used) / float64(of))
 }

@@ -24,6 +24,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -56,6 +57,10 @@ type Options struct {
 	// node owns it, and closes it. Without it and JournalDevice each disk has
 	// a journal of its own.
 	JournalDisk disk.Disk
+	// JournalDevice is a device that is the journal that all disks share, in
+	// place of JournalDisk. A blank one is taken; one with anything on it
+	// that is not this node's journal is refused.
+	JournalDevice disk.Device
 	// JournalSize is used when a journal is made in a file; 0 means
 	// DefaultJournal, less on a small disk.
 	JournalSize int64
@@ -103,6 +108,10 @@ func (o *Options) fill() error {
 		return stamp.Errorf(stamp.Invalid, op, "node id %q", o.ID)
 	case len(o.Stamp) == 0:
 		return stamp.Errorf(stamp.Invalid, op, "no stamp id")
+	case len(o.Stamp) > maxStampID:
+		return stamp.Errorf(stamp.Invalid, op, "stamp id of %d bytes", len(o.Stamp))
+	case o.JournalDisk != nil && o.JournalDevice != nil:
+		return stamp.Errorf(stamp.Invalid, op, "two journals")
 	case len(o.Disks) == 0 || len(o.Disks) > MaxDisks:
 		return stamp.Errorf(stamp.Invalid, op, "%d disks, 1 to %d are allowed", len(o.Disks), MaxDisks)
 	}
@@ -152,6 +161,9 @@ type Node struct {
 	opts  Options
 	disks []*Disk
 	once  sync.Once
+
+	mu    sync.Mutex
+	rings []*journal
 }
 
 // Open opens an ExtentNode. Empty disks are formatted; foreign or damaged ones
@@ -166,32 +178,177 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 		given.closeDisks()
 		return nil, err
 	}
-	err := ctx.Err()
-	if opts.JournalDisk != nil {
-		err = stamp.Errorf(stamp.Invalid, "node.Open", "a journal shared by disks is not supported yet")
-	}
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		opts.closeDisks()
 		return nil, err
 	}
 	n := &Node{opts: opts}
-	errs := make([]error, len(opts.Disks))
-	var wg sync.WaitGroup
-	for i, o := range opts.Disks {
-		d := newDisk(n, o)
-		n.disks = append(n.disks, d)
-		wg.Go(func() { errs[i] = d.start() })
+	for _, o := range opts.Disks {
+		n.disks = append(n.disks, newDisk(n, o))
 	}
-	wg.Wait()
+	if err := n.open(); err != nil {
+		n.Shutdown()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) open() error {
+	start := time.Now()
+	each(n.disks, func(d *Disk) error {
+		var err error
+		if d.metrics, err = newMetrics(d); err != nil {
+			return fmt.Errorf("node.Open: metrics: %w", err)
+		}
+		return d.load()
+	})
+	n.openRings()
+	var errs []error
+	for _, d := range n.disks {
+		err := d.failure()
+		errs = append(errs, err)
+		if err == nil {
+			n.opts.Log.Info("disk serves", "node", n.opts.ID, "disk", d.opts.ID, "at", d.disk.String(), "extents", len(d.ids), "took", time.Since(start))
+		}
+	}
 	if !slices.Contains(errs, nil) {
-		return nil, errors.Join(errs...)
+		return errors.Join(slices.CompactFunc(errs, func(a, b error) bool { return a.Error() == b.Error() })...)
 	}
 	for i, err := range errs {
 		if err != nil {
-			opts.Log.Error("disk is missing, the node goes on without it", "node", opts.ID, "disk", opts.Disks[i].ID, "error", err)
+			n.opts.Log.Error("disk is not in service, the node goes on without it", "node", n.opts.ID, "disk", n.disks[i].opts.ID, "error", err)
 		}
 	}
-	return n, nil
+	return nil
+}
+
+// each does fn for all disks that are there, at once. Those for which it fails
+// are not there any more.
+func each(ds []*Disk, fn func(*Disk) error) {
+	var wg sync.WaitGroup
+	for _, d := range ds {
+		if d.absent {
+			continue
+		}
+		wg.Go(func() {
+			if err := fn(d); err != nil {
+				d.leave(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// ownJournals reports whether each disk has a journal of its own.
+func (n *Node) ownJournals() bool {
+	return n.opts.JournalDisk == nil && n.opts.JournalDevice == nil
+}
+
+// openRings opens the journal that all disks share, or each disk's own, and lets
+// the disks serve.
+func (n *Node) openRings() {
+	if !n.ownJournals() {
+		var s ringStore = deviceStore{n.opts.JournalDevice}
+		if n.opts.JournalDisk != nil {
+			s = &fileStore{d: n.opts.JournalDisk, wanted: n.opts.JournalSize, disks: int64(len(n.disks))}
+		}
+		n.openRing(s, n.disks, func(err error) {
+			for _, d := range n.disks {
+				d.journalFailed(err)
+			}
+		})
+		return
+	}
+	var wg sync.WaitGroup
+	for _, d := range n.disks {
+		wg.Go(func() {
+			n.openRing(&fileStore{d: d.disk, wanted: n.opts.JournalSize, disks: 1, own: true}, []*Disk{d}, d.fail)
+		})
+	}
+	wg.Wait()
+}
+
+// openRing opens a journal and lets its disks serve. Those for which that fails
+// are absent.
+func (n *Node) openRing(s ringStore, disks []*Disk, onFail func(error)) {
+	fail := func(err error) {
+		s.Close()
+		each(disks, func(*Disk) error { return err })
+	}
+	if !slices.ContainsFunc(disks, func(d *Disk) bool { return !d.absent }) {
+		s.Close()
+		return
+	}
+	j, err := openRing(s, ringHeader{stamp: n.opts.Stamp, node: n.opts.ID}, n.opts.Log)
+	if err != nil {
+		fail(stamp.Errorf(kindOfOpen(err), "node.Open", "%w", err))
+		return
+	}
+	j.disks, j.own, j.onFail = disks, n.ownJournals(), onFail
+	damaged, err := j.recover()
+	if err == nil {
+		j.metrics, err = newJournalMetrics(n, j)
+	}
+	if err != nil {
+		j.file.Close()
+		fail(stamp.Errorf(kindOfOpen(err), "node.Open", "journal %s: %w", s, err))
+		return
+	}
+	if j.own {
+		j.file = sharedFile{j.file, disks[0].sched}
+	}
+	j.start()
+	j.serve(n.opts.Clock, n.opts.HangTimeout)
+	errs := make(map[*Disk]error)
+	for _, d := range disks {
+		if !d.absent {
+			errs[d] = j.join(d)
+		}
+	}
+	if err := j.joined(damaged); err != nil {
+		j.onFail(err)
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for d, err := range errs {
+		wg.Go(func() {
+			if err == nil {
+				err = d.start(damaged)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs[d] = err
+		})
+	}
+	wg.Wait()
+	served := false
+	for _, err := range errs {
+		served = served || err == nil
+	}
+	if !served {
+		j.shutdown() // before the disk under it is closed
+	}
+	for d, err := range errs {
+		if err != nil {
+			d.leave(err)
+		}
+	}
+	if served {
+		n.mu.Lock()
+		n.rings = append(n.rings, j)
+		n.mu.Unlock()
+	}
+}
+
+// kindOfOpen is the kind of an error of a journal that could not be opened.
+func kindOfOpen(err error) stamp.Kind {
+	if k := stamp.KindOf(err); k != stamp.Other {
+		return k
+	}
+	if disk.IsFull(err) {
+		return stamp.Full
+	}
+	return stamp.Unavailable
 }
 
 // closeDisks closes what a node would have owned.
@@ -203,6 +360,9 @@ func (o *Options) closeDisks() {
 	}
 	if o.JournalDisk != nil {
 		o.JournalDisk.Close()
+	}
+	if o.JournalDevice != nil {
+		o.JournalDevice.Close()
 	}
 }
 
@@ -227,8 +387,17 @@ func (n *Node) Disk(id extentstore.DiskID) *Disk {
 // replays it. It must not be called while other methods run.
 func (n *Node) Shutdown() error {
 	n.once.Do(func() {
-		for _, d := range n.disks {
-			d.shutdown()
+		present := slices.DeleteFunc(slices.Clone(n.disks), func(d *Disk) bool { return d.absent })
+		var wg sync.WaitGroup
+		for _, d := range present {
+			wg.Go(d.halt)
+		}
+		wg.Wait()
+		for _, j := range n.rings {
+			j.shutdown()
+		}
+		for _, d := range present {
+			d.releaseFiles()
 		}
 	})
 	return nil

@@ -24,7 +24,7 @@ func TestLabels(t *testing.T) {
 	dir := t.TempDir()
 	n := openDir(t, dir, node.Options{})
 	defer n.Shutdown()
-	if _, err := xattr.Get(dir, "user.stamp.node"); err != nil {
+	if _, err := xattr.Get(dir, "user.stamp.disk"); err != nil {
 		t.Skipf("no extended attributes here: %v", err)
 	}
 	create(t, n, 0xabc)
@@ -37,8 +37,8 @@ func TestLabels(t *testing.T) {
 			t.Errorf("%s of %q: got %q, %v, want %q", attr, name, p, err, want)
 		}
 	}
-	attr("", "user.stamp.node", "dev-1")
-	attr("", "user.stamp.format", "1")
+	attr("", "user.stamp.disk", "dev-1")
+	attr("", "user.stamp.format", "2")
 	attr("extents/0000000000000abc", "user.stamp.extent", "1 0000000000000abc rowdata unsealed")
 	must(t, n.Seal(context.Background(), 0xabc, 10_000))
 	must(t, n.FlushAll())

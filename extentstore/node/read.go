@@ -28,7 +28,7 @@ func (n *Disk) Read(ctx context.Context, id extentstore.ExtentID, offset int64, 
 }
 
 func (n *Disk) read(ctx context.Context, op string, id extentstore.ExtentID, offset int64, p []byte) (int, error) {
-	if err := n.serving(op); err != nil {
+	if err := n.reading(op); err != nil {
 		return 0, err
 	}
 	x := n.find(id)

@@ -3,63 +3,68 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/disk"
 )
 
-// recover rebuilds the node's memory from the state log, the indexes of the
-// extents that are not final, and the journal.
-func (n *Disk) recover(l label) (damaged bool, err error) {
-	const op = "node.Open"
-	where := n.disk.String()
-	kind := stamp.Corrupt
+// load claims the disk and rebuilds its memory from the state log and the
+// indexes of the extents that are not final. What rests on the journal is still
+// missing.
+func (n *Disk) load() error {
+	var err error
+	if n.label, err = n.claimDisk(); err != nil {
+		return err
+	}
 	wrap := func(what string, err error) error {
-		return stamp.Errorf(kind, op, "%s: %s: %w", where, what, err)
+		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: %s: %w", n.disk, what, err)
+	}
+	n.space.refresh(n)
+	n.space.reserve = n.opts.Reserve
+	if n.opts.Reserve == 0 {
+		n.space.reserve = min(n.space.last.Capacity/32, 8<<30)
 	}
 	states, err := openStateLog(n.disk, &n.specs, n.restoreState)
 	if err != nil {
-		return false, wrap("read the state log", err)
+		return wrap("read the state log", err)
 	}
 	n.states = states
 	// What a killed process wrote may be readable but not yet durable.
 	if err := states.f.Sync(); err != nil {
-		return false, wrap("sync the state log", err)
+		return wrap("sync the state log", err)
 	}
 	if err := n.disk.SyncDir(extentDir); err != nil {
-		return false, wrap("sync "+extentDir, err)
+		return wrap("sync "+extentDir, err)
 	}
 	for _, x := range n.extents {
 		if x.live != nil {
 			if err := n.restoreLive(x); err != nil {
-				return false, wrap(fmt.Sprintf("index of extent %v", x.id), err)
+				return wrap(fmt.Sprintf("index of extent %v", x.id), err)
 			}
 		}
 	}
-	if n.journal, err = openJournal(n.journalDisk, l.journal); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("the journal is gone, and with it appends that were acknowledged: %w", err)
-		}
-		return false, wrap("open the journal", err)
-	}
-	j := n.journal
-	j.metrics, j.onFail = n.metrics, n.fail
-	damaged, err = j.replay(n.replayEntry)
-	if err != nil {
-		return false, wrap("replay", err)
-	}
-	if err := j.file.Sync(); err != nil {
-		return false, wrap("sync the journal", err)
-	}
+	return nil
+}
+
+// replayed checks every extent after replay, and the directory against what is
+// known. A disk that has lost what it alone held on a journal notes that.
+func (n *Disk) replayed() error {
 	for _, x := range n.extents {
 		if x.live != nil {
 			n.restored(x)
 		}
 	}
-	j.start()
-	return damaged, n.inventory()
+	if err := n.inventory(); err != nil {
+		return err
+	}
+	if n.lost {
+		if err := n.noteLoss(); err != nil {
+			return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: note the loss of the journal: %w", n.disk, err)
+		}
+	}
+	return nil
 }
 
 // restoreState takes a record of the state log.
@@ -101,7 +106,7 @@ func (n *Disk) restoreLive(x *extent) error {
 	l.index, l.indexEnd = index, size
 	l.resume(index.End())
 	if !clean {
-		n.opts.Log.Error("index of an extent is damaged", "node", n.opts.ID, "extent", x.id, "good", index.End())
+		n.opts.Log.Error("index of an extent is damaged", "disk", n.opts.ID, "extent", x.id, "good", index.End())
 		l.failed = errDamaged
 	}
 	return nil
@@ -296,23 +301,24 @@ func (n *Disk) restored(x *extent) {
 	if !l.whole() {
 		// The journal should have had the last sector. Only what is in the
 		// file counts, and of a sealed extent that may be all.
-		n.opts.Log.Error("the end of an extent is missing from the journal", "node", n.opts.ID, "extent", x.id, "length", l.queued, "indexed", l.indexed)
+		whole := l.sealAt >= 0 && n.endsInFile(x)
+		n.opts.Log.Error("the end of an extent is missing from the journal", "disk", n.opts.ID, "extent", x.id, "length", l.queued, "indexed", l.indexed, "in file", whole)
 		l.failed = errDamaged
 		l.release(n)
 		l.tailSeg = none
-		if l.sealAt < 0 {
+		if !whole {
 			l.cut(n, l.index.Floor(sectorDown(l.indexed)))
 		}
 	}
 	if end := l.index.Floor(l.queued); end != l.queued {
-		n.opts.Log.Error("an extent ends within an append", "node", n.opts.ID, "extent", x.id, "length", l.queued, "whole", end)
+		n.opts.Log.Error("an extent ends within an append", "disk", n.opts.ID, "extent", x.id, "length", l.queued, "whole", end)
 		l.failed = errDamaged
 		l.cut(n, end)
 	}
 	x.durable.Store(l.queued)
 	switch {
 	case l.sealAt > l.queued:
-		n.opts.Log.Error("a sealed extent is shorter than it must be", "node", n.opts.ID, "extent", x.id, "length", l.queued, "sealed", l.sealAt)
+		n.opts.Log.Error("a sealed extent is shorter than it must be", "disk", n.opts.ID, "extent", x.id, "length", l.queued, "sealed", l.sealAt)
 		l.failed = errDamaged
 		x.flags &^= flagSealed
 	case l.sealAt >= 0:
@@ -346,7 +352,8 @@ func (n *Disk) inventory() error {
 			dead[x.id] = true
 		}
 	}
-	unknown := 0
+	unknown := make(map[extentstore.ExtentID]bool)
+	var files int
 	var example string
 	for _, name := range names {
 		base, isIndex := strings.CutSuffix(name, indexSuffix)
@@ -356,7 +363,10 @@ func (n *Disk) inventory() error {
 			if err == nil && dead[id] {
 				continue
 			}
-			unknown++
+			if err == nil && id.String() == base {
+				unknown[id] = true
+			}
+			files++
 			example = name
 			continue
 		}
@@ -367,12 +377,13 @@ func (n *Disk) inventory() error {
 		}
 		x.named = x.dataName && x.hasIndex
 	}
-	if unknown > 0 && n.states.cut {
+	if n.lost {
+		n.adopt(unknown)
+	} else if files > 0 && n.states.cut {
 		// What a crash cuts off of the state log is in the journal still.
-		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: the state log is damaged at %d: %d files of extents that it does not know, such as %s", n.disk, n.states.size, unknown, example)
-	}
-	if unknown > 0 {
-		n.opts.Log.Error("files of extents that this node does not know are left alone", "node", n.opts.ID, "files", unknown, "example", example)
+		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: the state log is damaged at %d: %d files of extents that it does not know, such as %s", n.disk, n.states.size, files, example)
+	} else if files > 0 {
+		n.opts.Log.Error("files of extents that this disk does not know are left alone", "disk", n.opts.ID, "files", files, "example", example)
 	}
 	missing := 0
 	for _, x := range n.extents {
@@ -382,17 +393,17 @@ func (n *Disk) inventory() error {
 		}
 	}
 	if missing > 0 {
-		n.opts.Log.Error("files of sealed extents are missing", "node", n.opts.ID, "extents", missing, "example", example)
+		n.opts.Log.Error("files of sealed extents are missing", "disk", n.opts.ID, "extents", missing, "example", example)
 	}
 	return nil
 }
 
-// settle makes the node ready to serve after replay, with the journal's writer
+// settle makes the disk ready to serve after replay, with the journal's writer
 // running. After damage to the journal nothing is left on it, so that it is
 // not found damaged again.
 func (n *Disk) settle(damaged bool) error {
 	if damaged {
-		n.opts.Log.Error("the journal is damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "node", n.opts.ID, "disk", n.disk.String())
+		n.opts.Log.Error("the journal is damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "disk", n.opts.ID)
 	}
 	for _, x := range n.extents {
 		if l := x.live; l != nil && !x.has(flagSealed|flagDoubtful) && (damaged || l.failed != nil) {
@@ -406,8 +417,12 @@ func (n *Disk) settle(damaged bool) error {
 		}
 	}
 	used, of := n.journal.used()
-	if damaged || used > of-n.flusherSegments()-2 || used > of*3/4 {
+	if damaged || n.lost || used > of-n.flusherSegments()-2 || used > of*3/4 {
 		_, err := n.round(true)
+		if disk.IsFull(err) {
+			n.roundFailed(err)
+			return nil
+		}
 		return err
 	}
 	return nil

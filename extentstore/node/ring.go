@@ -7,37 +7,6 @@ import (
 	"stamp/extentstore/disk"
 )
 
-// openJournal opens the ring whose id the label has.
-func openJournal(d disk.Disk, id journalID) (*journal, error) {
-	f, err := d.Open(journalName, disk.DirectSync)
-	if err != nil {
-		return nil, err
-	}
-	b := disk.GetBuffer(ringStart)
-	defer b.Put()
-	j := &journal{file: f}
-	if _, err = f.ReadAt(b.B[:ringStart], 0); err == nil {
-		j.id, j.segment, j.count, err = decodeJournalHeader(b.B)
-	}
-	if err == nil && j.id != id {
-		err = fmt.Errorf("journal %x is not the one of the label, %x", j.id, id)
-	}
-	if err == nil {
-		var size int64
-		if size, err = f.Size(); err == nil && size < ringStart+j.segment*j.count {
-			err = fmt.Errorf("journal has %d bytes of %d", size, ringStart+j.segment*j.count)
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if [4]byte(b.B[extentstore.SectorSize:]) == filledMagic {
-		j.filled = j.count
-	}
-	return j, nil
-}
-
 // A scan reads the ring from its tail to its end.
 type scan struct {
 	j       *journal

@@ -24,7 +24,7 @@ func (n *Disk) Verify(ctx context.Context, id extentstore.ExtentID) (extentstore
 // with its size.
 func (n *Disk) verify(ctx context.Context, id extentstore.ExtentID, pace func(int) error) (extentstore.ReplicaState, error) {
 	const op = "node.Verify"
-	if err := n.serving(op); err != nil {
+	if err := n.reading(op); err != nil {
 		return extentstore.ReplicaState{}, err
 	}
 	x := n.find(id)

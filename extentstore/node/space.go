@@ -107,7 +107,7 @@ func (n *Disk) admit(ctx context.Context, a *appending, size int64) error {
 }
 
 func (n *Disk) admitJournal(ctx context.Context, op string, size, leave int64) error {
-	err := n.journal.admit(ctx, size, leave, func() error { return n.flushSoon(op) })
+	err := n.journal.admit(ctx, size, leave, func() error { return n.roomSoon(op) })
 	switch {
 	case err == nil || stamp.KindOf(err) == stamp.Full:
 		return err
@@ -120,7 +120,7 @@ func (n *Disk) admitJournal(ctx context.Context, op string, size, leave int64) e
 // flusherSegments is the part of the ring that only the flusher may use, to set
 // the rest free.
 func (n *Disk) flusherSegments() int64 {
-	return reserveSegments + n.journal.tailSegments(n.unsealed.Load())
+	return reserveSegments + n.journal.tailSegments(n.journal.unsealed())
 }
 
 // flushSoon wakes the flusher, for somebody who is about to wait for it. It is
@@ -129,6 +129,16 @@ func (n *Disk) flushSoon(op string) error {
 	n.wake()
 	if n.starved.Load() {
 		return stamp.Errorf(stamp.Full, op, "%s has no space for what rests on the journal", n.disk)
+	}
+	return nil
+}
+
+// roomSoon wakes the flushers of all disks that share the ring, for somebody who
+// is about to wait for room in it. It is Full when one of them waits for space.
+func (n *Disk) roomSoon(op string) error {
+	n.journal.wakeAll()
+	if d := n.journal.starved(); d != nil {
+		return stamp.Errorf(stamp.Full, op, "%s has no space for what rests on the journal", d.disk)
 	}
 	return nil
 }
@@ -161,7 +171,7 @@ func (n *Disk) memoryFreed() {
 
 // roomForExtent refuses new extents when there is no use in having them.
 func (n *Disk) roomForExtent(op string, kind extentstore.StreamKind) error {
-	if n.unsealed.Load() >= n.maxUnsealed {
+	if n.journal.unsealed() >= n.maxUnsealed {
 		return stamp.Errorf(stamp.Busy, op, "%d extents are not sealed, the journal can hold the ends of no more", n.maxUnsealed)
 	}
 	if !n.space.take(n, 0, kind.UserData()) {

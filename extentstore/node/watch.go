@@ -51,11 +51,10 @@ func (n *Disk) watch() {
 		n.metrics.observe(n)
 		now := n.opts.Clock.Now()
 		for what, hung := range map[string]time.Duration{
-			"journal": n.journal.watch.hangs(now),
-			"files":   n.writes.hangs(now),
-			"data":    n.sched.Stuck(),
+			"files": n.writes.hangs(now),
+			"data":  n.sched.Stuck(),
 		} {
-			if hung > n.opts.HangTimeout {
+			if hung > n.opts.HangTimeout || hung > ringPatience && n.journal.holdsUp() {
 				n.fail(fmt.Errorf("the disk hangs: nothing done for %v (%s)", hung.Round(time.Second), what))
 				return
 			}
@@ -64,4 +63,9 @@ func (n *Disk) watch() {
 	}
 }
 
-const watchEvery = 500 * time.Millisecond
+const (
+	watchEvery = 500 * time.Millisecond
+	// A disk that hangs while others have no room in the journal because of
+	// it gets less time.
+	ringPatience = 10 * time.Second
+)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"stamp/extentstore/disk"
@@ -44,7 +45,7 @@ type Disk struct {
 	capacity int64
 	used     int64
 	life     int // counts crashes
-	cut      bool
+	power    *power
 
 	names   map[string]*inode // as seen now
 	durable map[string]*inode // after a crash, before pending is applied
@@ -85,15 +86,43 @@ const sector = disk.SectorSize
 
 type page struct{ now, durable *[sector]byte } // nil: zeros
 
+// power is what disks of one machine share.
+type power struct{ cut atomic.Bool }
+
 // NewDisk makes an empty disk.
 func NewDisk(seed uint64, capacity int64) *Disk {
 	return &Disk{
+		power:    &power{},
 		rng:      rand.New(rand.NewPCG(seed, 0x5eed)),
 		capacity: capacity,
 		names:    map[string]*inode{},
 		durable:  map[string]*inode{},
 		dirs:     map[string]bool{".": true},
 		attrs:    map[string]map[string][]byte{},
+	}
+}
+
+// SharePower makes disks those of one machine: when the power goes for one, it
+// goes for all. Use CrashAll for them.
+func SharePower(disks ...*Disk) {
+	p := &power{}
+	for _, d := range disks {
+		d.power = p
+	}
+}
+
+// CrashAll is Crash for disks that share the power.
+func CrashAll(disks ...*Disk) {
+	for _, d := range disks {
+		d.power.cut.Store(true)
+	}
+	for _, d := range disks {
+		d.mu.Lock()
+		d.crash()
+		d.mu.Unlock()
+	}
+	for _, d := range disks {
+		d.power.cut.Store(false)
 	}
 }
 
@@ -112,11 +141,7 @@ func (d *Disk) CutPower(p Plan) {
 }
 
 // PowerIsCut reports whether the power has gone.
-func (d *Disk) PowerIsCut() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.cut
-}
+func (d *Disk) PowerIsCut() bool { return d.power.cut.Load() }
 
 // Syncs counts the syncs since the last plan or crash.
 func (d *Disk) Syncs() int {
@@ -181,11 +206,12 @@ func (d *Disk) Size(name string) int64 {
 
 // Crash cuts the power, if that has not happened, and starts the disk again
 // with what survived. Everything mounted before is dead.
-func (d *Disk) Crash() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *Disk) Crash() { CrashAll(d) }
+
+// crash is called with mu held.
+func (d *Disk) crash() {
 	d.life++
-	d.cut, d.plan, d.syncs = false, Plan{}, 0
+	d.plan, d.syncs = Plan{}, 0
 	// One crash in four loses all that it may, one in four nothing.
 	keep := func() bool { return d.rng.IntN(2) == 0 }
 	switch d.rng.IntN(4) {
@@ -313,7 +339,7 @@ func copyPage(p *[sector]byte) *[sector]byte {
 // begin is called, with mu held, at the start of every operation. It returns
 // with mu held.
 func (d *Disk) begin(life int, op Op, name string, off int64) error {
-	if life != d.life || d.cut {
+	if life != d.life || d.power.cut.Load() {
 		return ErrPowerCut
 	}
 	if fn := d.fault; fn != nil {
@@ -323,7 +349,7 @@ func (d *Disk) begin(life int, op Op, name string, off int64) error {
 		if err != nil {
 			return err
 		}
-		if life != d.life || d.cut {
+		if life != d.life || d.power.cut.Load() {
 			return ErrPowerCut
 		}
 	}
@@ -341,7 +367,7 @@ func (d *Disk) sync(fn func()) error {
 	if d.plan.After {
 		fn()
 	}
-	d.cut = true
+	d.power.cut.Store(true)
 	return ErrPowerCut
 }
 
