@@ -15,9 +15,11 @@ package consensus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -48,12 +50,6 @@ type Snapshot interface {
 	Release()
 }
 
-// A Member is one of the voters of a log.
-type Member struct {
-	ID      string
-	Address string // as the transport dials it
-}
-
 // Options configures a Log. The zero value of a field is usable except where
 // it says Required.
 type Options struct {
@@ -64,16 +60,26 @@ type Options struct {
 	// that is damage and not a new beginning.
 	MustExist bool
 
-	// Transport reaches the other members; nil means that there are none.
-	// Members are the first voters, used when Dir is new; nil means this
-	// one alone.
+	// Transport reaches the other members; nil means that there are none, and
+	// that a new Dir begins a log of this member alone.
 	Transport raft.Transport
-	Members   []Member
+	// Members are the first members of a log that begins, this one among
+	// them. Give them, the same to each, once: when the log is made. With a
+	// Transport and without Members, a new Dir waits to be added to a log. A
+	// member that has lost its directory is opened that way, too: if it were
+	// told to begin a log, it would forget what it had promised.
+	Members []Member
+
+	// Lead is called each time this member has come to lead and has applied
+	// all earlier commands. Its context ends when it does not lead any more,
+	// or is closed; then Lead must return, and is not called again before.
+	Lead func(ctx context.Context, l *Log)
 
 	// Heartbeat is the silence after which a member stands for election; 0
-	// means 50 ms for a single member and 300 ms for several.
+	// means 50 ms without a Transport and 300 ms with one.
 	Heartbeat time.Duration
-	// SnapshotEvery is the number of commands between snapshots; 0 means 16384.
+	// SnapshotEvery is the least number of commands between snapshots; 0
+	// means 16384. Large states have more between them.
 	SnapshotEvery uint64
 	SegmentSize   int // bytes per log file, preallocated; 0 means 8 MiB
 
@@ -85,12 +91,20 @@ type Options struct {
 // A Log is one member of a replicated log. Its methods are safe for concurrent
 // use.
 type Log struct {
-	raft    *raft.Raft
-	store   *store
-	machine *machine
-	alone   bool
-	stop    chan struct{} // closed by Close
-	done    chan struct{} // closed when watch has ended
+	id            string
+	heartbeat     time.Duration
+	snapshotEvery uint64
+	lead          func(ctx context.Context, l *Log)
+	raft          *raft.Raft
+	store         *store
+	machine       *machine
+	transport     *transport
+	log           *slog.Logger
+	alone         atomic.Bool
+	changing      chan struct{} // taken while members are changed
+	removed       chan struct{} // closed when this member was removed
+	stop          chan struct{} // closed by Close
+	done          chan struct{} // closed when watch has ended
 
 	// calls is held for reading by every call that waits for raft, because
 	// raft forgets what still waits in its queues when it is shut down.
@@ -99,7 +113,9 @@ type Log struct {
 
 	mu    sync.Mutex // guards the fields below
 	ready chan struct{}
-	leads bool // ready is closed: leader, and all of earlier terms is applied
+	// term is that in which ready is closed: this member leads, and all of
+	// earlier terms is applied. 0: ready is open.
+	term uint64
 }
 
 const op = "consensus.Open"
@@ -119,7 +135,11 @@ func Open(opts Options) (*Log, error) {
 	if err != nil {
 		return nil, stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", opts.Dir, err)
 	}
-	l := &Log{store: store, stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{})}
+	l := &Log{
+		id: opts.ID, heartbeat: opts.Heartbeat, snapshotEvery: opts.SnapshotEvery, lead: opts.Lead, store: store, log: opts.Log,
+		changing: make(chan struct{}, 1), removed: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
+	}
 	if err := l.start(&opts, logger); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -128,13 +148,16 @@ func Open(opts Options) (*Log, error) {
 }
 
 func fillDefaults(o *Options) {
-	if len(o.Members) == 0 {
-		o.Members = []Member{{ID: o.ID, Address: o.ID}}
-	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 300 * time.Millisecond
-		if len(o.Members) == 1 {
+		if o.Transport == nil {
 			o.Heartbeat = 50 * time.Millisecond
+		}
+	}
+	if o.Transport == nil {
+		_, o.Transport = raft.NewInmemTransport(raft.ServerAddress(o.ID))
+		if len(o.Members) == 0 {
+			o.Members = []Member{{ID: o.ID, Address: o.ID}}
 		}
 	}
 	if o.SnapshotEvery == 0 {
@@ -156,35 +179,58 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 	if err != nil {
 		return stamp.Errorf(stamp.Unavailable, op, "snapshots in %s: %w", o.Dir, err)
 	}
-	transport := o.Transport
-	if transport == nil {
-		_, transport = raft.NewInmemTransport(raft.ServerAddress(o.Members[0].Address))
-	}
 	conf := config(o, logger)
 	known, err := raft.HasExistingState(l.store, l.store, snaps)
 	if err != nil {
 		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", o.Dir, err)
 	}
-	if known || o.MustExist {
+	fresh := !known && !o.MustExist
+	gate, err := openGate(o.Dir, fresh && len(o.Members) == 0)
+	if err != nil {
+		return err
+	}
+	if !fresh && gate == nil {
 		if err := checkNotEmpty(o.Dir, l.store, snaps); err != nil {
 			return err
 		}
-	} else {
-		if err := raft.BootstrapCluster(conf, l.store, l.store, snaps, transport, voters(o.Members)); err != nil {
-			return stamp.Errorf(stamp.Unavailable, op, "begin a log in %s: %w", o.Dir, err)
+	}
+	if l.transport, err = newTransport(o.Transport, gate); err != nil {
+		return err
+	}
+	if fresh && len(o.Members) > 0 {
+		if err := raft.BootstrapCluster(conf, l.store, l.store, snaps, l.transport, voters(o.Members)); err != nil {
+			return errors.Join(stamp.Errorf(stamp.Unavailable, op, "begin a log in %s: %w", o.Dir, err), l.transport.Close())
 		}
 	}
 	cache, err := raft.NewLogCache(512, l.store)
 	if err != nil {
-		return stamp.Errorf(stamp.Other, op, "log cache: %w", err)
+		return errors.Join(stamp.Errorf(stamp.Other, op, "log cache: %w", err), l.transport.Close())
 	}
 	l.machine = &machine{m: o.Machine}
-	l.raft, err = raft.NewRaft(conf, l.machine, cache, l.store, snaps, transport)
-	if err != nil {
-		return stamp.Errorf(stamp.Corrupt, op, "the log or snapshot in %s cannot be used: %w", o.Dir, err)
+	if written, err := snaps.List(); err == nil && len(written) > 0 {
+		l.machine.size.Store(written[0].Size)
 	}
-	l.alone, err = l.countVoters()
-	return err
+	l.raft, err = newRaft(conf, l.machine, cache, l.store, snaps, l.transport)
+	if err != nil {
+		return errors.Join(stamp.Errorf(stamp.Corrupt, op, "the log or snapshot in %s cannot be used: %w", o.Dir, err), l.transport.Close())
+	}
+	if gate != nil {
+		gate.run(l.raft.AppliedIndex, l.store)
+	}
+	if err := l.countMembers(); err != nil {
+		return errors.Join(stamp.Errorf(stamp.Corrupt, op, "read the configuration: %w", err), l.raft.Shutdown().Error())
+	}
+	return nil
+}
+
+// newRaft turns what raft does about a log that it cannot read into an error.
+func newRaft(conf *raft.Config, fsm raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	return raft.NewRaft(conf, fsm, logs, stable, snaps, trans)
 }
 
 func config(o *Options, logger hclog.Logger) *raft.Config {
@@ -212,26 +258,84 @@ func voters(members []Member) raft.Configuration {
 	return c
 }
 
-func (l *Log) countVoters() (alone bool, err error) {
-	f := l.raft.GetConfiguration()
-	if err := f.Error(); err != nil {
-		return false, errors.Join(stamp.Errorf(stamp.Corrupt, op, "read the configuration: %w", err), l.raft.Shutdown().Error())
-	}
-	return len(f.Configuration().Servers) == 1, nil
-}
-
-// watch follows elections until Close. A new leader is ready when a barrier has
-// told it that all commands of earlier terms are applied.
+// watch follows elections until Close. It calls lead once for each time that
+// this member leads, and looks now and then for what nobody says.
 func (l *Log) watch() {
 	defer close(l.done)
+	end := func() {}
+	tick := time.NewTicker(min(500*time.Millisecond, 2*l.heartbeat))
+	defer tick.Stop()
+	removed, size := false, int64(0)
 	for {
 		select {
 		case <-l.stop:
-			l.setReady(false)
+			end()
 			return
 		case leads := <-l.raft.LeaderCh():
-			l.setReady(leads && l.ask("consensus.watch", l.barrier) == nil)
+			// Of two changes in a row only the last one may be seen.
+			end()
+			end = func() {}
+			if leads {
+				end = l.beginLeading()
+			}
+		case <-tick.C:
+			if now := l.machine.size.Load(); now != size {
+				size = now
+				l.spaceSnapshots(size)
+			}
+			if l.transport.gate != nil {
+				l.transport.gate.look()
+			}
+			if !removed && l.lookRemoved() {
+				removed = true
+				l.log.Error("this member was removed from its log", "member", l.id)
+				close(l.removed)
+			}
 		}
+	}
+}
+
+// bytesPerCommand relates the size of a snapshot to the commands until the next
+// one, so that a large state is not written again and again for few changes.
+// What it costs is the time to replay them at a start, which grows like the
+// time to read the snapshot.
+const bytesPerCommand = 512
+
+func (l *Log) spaceSnapshots(size int64) {
+	conf := l.raft.ReloadableConfig()
+	conf.SnapshotThreshold = max(l.snapshotEvery, uint64(size)/bytesPerCommand)
+	conf.TrailingLogs = 2 * conf.SnapshotThreshold
+	if err := l.raft.ReloadConfig(conf); err != nil {
+		l.log.Error("snapshots keep their distance", "err", err)
+	}
+}
+
+// beginLeading makes the member ready when a barrier has told it that all
+// commands of earlier terms are applied.
+func (l *Log) beginLeading() (end func()) {
+	term := l.raft.CurrentTerm()
+	err := l.ask("consensus.watch", func() error {
+		if err := l.barrier(); err != nil {
+			return err
+		}
+		return l.countMembers()
+	})
+	if err != nil || l.raft.CurrentTerm() != term {
+		return func() {} // not any more: that change stands in the channel
+	}
+	l.setReady(term)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if l.lead != nil {
+			l.lead(ctx, l)
+		}
+	}()
+	return func() {
+		l.setReady(0)
+		cancel()
+		<-done
 	}
 }
 
@@ -247,18 +351,17 @@ func (l *Log) ask(op string, call func() error) error {
 	return call()
 }
 
-func (l *Log) setReady(ready bool) {
+// setReady notes the term in which this member leads, 0 for none.
+func (l *Log) setReady(term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ready == l.leads {
-		return
-	}
-	l.leads = ready
-	if ready {
+	switch {
+	case term != 0 && l.term == 0:
 		close(l.ready)
-	} else {
+	case term == 0 && l.term != 0:
 		l.ready = make(chan struct{})
 	}
+	l.term = term
 }
 
 // Ready waits until this member leads and has applied all earlier commands.
@@ -277,9 +380,14 @@ func (l *Log) Ready(ctx context.Context) error {
 // Leads reports whether this member leads and has applied all earlier
 // commands, as far as it knows.
 func (l *Log) Leads() bool {
+	return l.leadingTerm() != 0
+}
+
+// leadingTerm is the term that this member leads in, 0 for none.
+func (l *Log) leadingTerm() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.leads
+	return l.term
 }
 
 // longestQueue is how long a command may wait for a place in the log.
@@ -323,18 +431,23 @@ func (l *Log) Read(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !l.Leads() {
+	term := l.leadingTerm()
+	if term == 0 {
 		return stamp.Errorf(stamp.Unavailable, "consensus.Read", "this member does not lead")
 	}
 	if err := l.machine.whole(); err != nil {
 		return err
 	}
-	if l.alone {
+	if l.alone.Load() {
 		return nil
 	}
 	return l.ask("consensus.Read", func() error {
 		if err := l.raft.VerifyLeader().Error(); err != nil {
 			return stamp.Errorf(stamp.Unavailable, "consensus.Read", "this member does not lead: %w", err)
+		}
+		// It may lead again, in another term whose barrier is still to come.
+		if l.raft.CurrentTerm() != term {
+			return stamp.Errorf(stamp.Unavailable, "consensus.Read", "this member has just come to lead")
 		}
 		return nil
 	})
@@ -352,7 +465,8 @@ func (l *Log) Snapshot() error {
 }
 
 // Close ends this member. It first waits for what is being proposed, which
-// ends soon: either a majority answers or this member stops leading.
+// ends soon: either a majority answers or this member stops leading. A leader
+// hands over to another member, so that nobody has to miss it first.
 func (l *Log) Close() error {
 	l.calls.Lock()
 	again := l.closed
@@ -361,8 +475,13 @@ func (l *Log) Close() error {
 	if again {
 		return nil
 	}
-	err := l.raft.Shutdown().Error()
 	close(l.stop)
 	<-l.done
+	if l.raft.State() == raft.Leader && !l.alone.Load() {
+		if err := l.raft.LeadershipTransfer().Error(); err != nil {
+			l.log.Warn("leader leaves without handing over", "err", err)
+		}
+	}
+	err := l.raft.Shutdown().Error()
 	return errors.Join(err, l.store.Close())
 }

@@ -21,6 +21,7 @@ import (
 type machine struct {
 	m      Machine
 	damage atomic.Pointer[error]
+	size   atomic.Int64 // of the last snapshot, in bytes
 }
 
 func seal(command []byte) []byte {
@@ -57,16 +58,35 @@ func (f *machine) Snapshot() (raft.FSMSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return snapshot{s}, nil
+	return snapshot{s, f}, nil
 }
 
-type snapshot struct{ s Snapshot }
+type snapshot struct {
+	s Snapshot
+	m *machine
+}
 
 func (s snapshot) Release() { s.s.Release() }
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	if err := s.s.Write(sink); err != nil {
+	w := &countingWriter{w: sink}
+	if err := s.s.Write(w); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return sink.Close()
+	if err := sink.Close(); err != nil {
+		return err
+	}
+	s.m.size.Store(w.n)
+	return nil
+}
+
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	w.n += int64(n)
+	return n, err
 }

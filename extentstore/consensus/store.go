@@ -33,20 +33,33 @@ func prepare(o *Options) error {
 // which raft-wal opens but does not close.
 type store struct {
 	*wal.WAL
-	meta *metadb.BoltMetaDB
+	meta  *metadb.BoltMetaDB
+	filer *filer
 }
 
 func openStore(o *Options, logger hclog.Logger) (*store, error) {
 	meta := &metadb.BoltMetaDB{}
+	if err := mend(o.Dir, meta); err != nil {
+		return nil, errors.Join(err, meta.Close())
+	}
+	files := &filer{SegmentFiler: segment.NewFiler(o.Dir, o.files)}
 	w, err := wal.Open(o.Dir,
 		wal.WithLogger(logger),
 		wal.WithMetaStore(meta),
 		wal.WithSegmentSize(o.SegmentSize),
-		wal.WithSegmentFiler(segment.NewFiler(o.Dir, o.files)))
+		wal.WithSegmentFiler(files))
 	if err != nil {
 		return nil, errors.Join(err, meta.Close())
 	}
-	return &store{w, meta}, nil
+	return &store{w, meta, files}, nil
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *store) DeleteRange(from, to uint64) error {
+	if err := s.filer.settle(); err != nil {
+		return err
+	}
+	return s.WAL.DeleteRange(from, to)
 }
 
 func (s *store) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
