@@ -88,18 +88,26 @@ func (m *leader) proposeCollect(condemn, forget []extentstore.ExtentID) (condemn
 
 // deleteReplicas deletes an extent wherever it is.
 func (m *leader) deleteReplicas(id extentstore.ExtentID) {
-	var nodes []extentstore.DiskID
-	_ = m.machine.view(func(s *State) error { // a broken state has no nodes
+	var info extentstore.ExtentInfo
+	_ = m.machine.view(func(s *State) error { // a broken state has no disks
 		e, _ := s.extents.Get(id)
-		nodes = s.disksOf(e.replicas)
+		info = s.extentInfo(id, &e)
 		return nil
 	})
-	for _, name := range nodes {
+	drop := func(id extentstore.ExtentID, name extentstore.DiskID) {
 		if n := m.disk(name); n == nil || !n.isUp() {
-			continue
+			return
 		}
 		if err := m.deleteReplica(id, name); err != nil {
 			m.opts.Log.Debug("replica of a collected extent stays until its node is reconciled", "extent", id, "node", name, "err", err)
+		}
+	}
+	for _, name := range info.Replicas {
+		drop(id, name)
+	}
+	if info.Coded != nil {
+		for i, name := range info.Coded.Places {
+			drop(info.Coded.ID(i), name)
 		}
 	}
 }

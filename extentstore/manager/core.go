@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"math"
 	"time"
 
 	"stamp/extentstore"
@@ -47,27 +48,12 @@ func (s *State) Check() error { return s.check() }
 
 // Compare says what is wrong with a disk that holds the replicas here, in the
 // order of their ids, and no others. pending tells which ids this leader is just
-// having created.
+// having created. Copies that have a place elsewhere now are not among them: see
+// Judge.
 func (s *State) Compare(disk extentstore.DiskID, here []extentstore.ReplicaState, pending func(extentstore.ExtentID) bool) (drop, foreign, force, missing []extentstore.ExtentID) {
 	var f findings
-	index, known := s.diskIndex(disk)
-	k := 0
-	for i := range here {
-		if !pending(here[i].ID) {
-			s.judge(&here[i], &f)
-		}
+	if index, known := s.diskIndex(disk); known {
+		s.comparePage(index, here, 0, math.MaxUint64, pending, pending, &f)
 	}
-	s.extents.Scan(func(id extentstore.ExtentID, e extent) bool {
-		for k < len(here) && here[k].ID < id {
-			k++
-		}
-		if k < len(here) && here[k].ID == id {
-			return true
-		}
-		if known && !e.condemned && e.refs > 0 && e.length != 0 && e.replicas.on(index) && !pending(id) {
-			f.missing = append(f.missing, id)
-		}
-		return true
-	})
 	return f.drop, f.foreign, f.force, f.missing
 }

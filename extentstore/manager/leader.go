@@ -22,7 +22,7 @@ type leader struct {
 
 	pollWake chan struct{} // asks for a poll soon
 	ids      idSource
-	todo     *repairs
+	todo     *keeper
 
 	disksMu sync.RWMutex // guards the fields below
 	disks   map[extentstore.DiskID]*disk
@@ -32,7 +32,7 @@ type leader struct {
 func newLeader(m *Manager) *leader {
 	l := &leader{Manager: m, disks: map[extentstore.DiskID]*disk{}, pollWake: make(chan struct{}, 1)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.todo = newRepairs(l)
+	l.todo = newKeeper(l)
 	return l
 }
 
@@ -48,7 +48,8 @@ func (m *leader) begin(ctx context.Context) error {
 	m.reconcileAll(ctx)
 	m.work.Go(m.pollLoop)
 	m.work.Go(m.collectLoop)
-	m.todo.start()
+	m.work.Go(m.todo.loop)
+	m.todo.heartbeat()
 	return nil
 }
 

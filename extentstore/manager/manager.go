@@ -31,6 +31,7 @@ type Options struct {
 	ExtentTarget int64               // hint for preallocation; 0 means extentstore.DefaultExtent
 	Grace        time.Duration       // how long an extent without references is kept, of the stamp's own streams a 30th of it; 0 means one minute
 	NodeTimeout  time.Duration       // for one answer of an ExtentNode; 0 means 2 s
+	Upkeep       UpkeepOptions       // of healing, draining, balancing and coding
 	SealGrace    time.Duration       // for the other replicas after the first answer to a seal; 0 means 5 ms
 
 	Heartbeat     time.Duration // of the log, see consensus.Options

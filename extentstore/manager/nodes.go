@@ -188,6 +188,7 @@ func (m *leader) pollAll(ctx context.Context, atStart bool) {
 		})
 	}
 	wg.Wait()
+	m.todo.heartbeat()
 }
 
 // withNode makes one call of an ExtentNode, with the time that a node has for

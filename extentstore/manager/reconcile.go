@@ -43,9 +43,12 @@ func (m *leader) reconcileAll(ctx context.Context) {
 type findings struct {
 	drop    []extentstore.ExtentID // issued, and in no stream: forgotten or never named
 	foreign []extentstore.ExtentID // never issued
-	force   []extentstore.ExtentID // sealed, but not here or not at that length
-	missing []extentstore.ExtentID // should be here
-	listed  int
+	// elsewhere are copies of extents that have been given other places, as
+	// while this disk was away: they go when those are whole.
+	elsewhere []extentstore.ExtentID
+	force     []extentstore.ExtentID // sealed, but not here or not at that length
+	missing   []extentstore.ExtentID // should be here
+	listed    int
 }
 
 const replicasPerPage = 4096
@@ -74,11 +77,12 @@ func (m *leader) reconcile(ctx context.Context, n *disk) {
 		return
 	}
 	n.trust(absences)
+	m.todo.heartbeat()
 	m.noteForeign(ctx, n, f.foreign)
 	for _, id := range f.force {
 		m.todo.add(task{extent: id, node: n.id})
 	}
-	for _, id := range f.drop {
+	for _, id := range append(f.drop, m.replaced(n, f.elsewhere)...) {
 		if err := m.deleteReplica(id, n.id); err != nil {
 			m.opts.Log.Debug("replica not dropped", "extent", id, "node", n.id, "err", err)
 			break
@@ -123,27 +127,50 @@ func (m *leader) comparePage(n *disk, page []extentstore.ReplicaState, after, up
 		pending[page[i].ID] = m.ids.isPending(page[i].ID)
 	}
 	return m.machine.view(func(s *State) error {
-		here := make(map[extentstore.ExtentID]struct{}, len(page))
-		for i := range page {
-			r := &page[i]
-			here[r.ID] = struct{}{}
-			if !pending[r.ID] {
-				s.judge(r, f)
-			}
-		}
-		if after == math.MaxUint64 {
-			return nil
-		}
-		s.extents.Ascend(after+1, func(id extentstore.ExtentID, e extent) bool {
-			if id > upTo {
-				return false
-			}
-			if _, ok := here[id]; !ok && !e.condemned && e.refs > 0 && e.length != 0 && e.replicas.on(n.index) && !m.ids.isPending(id) {
-				f.missing = append(f.missing, id)
-			}
-			return true
-		})
+		was := func(id extentstore.ExtentID) bool { return pending[id] }
+		s.comparePage(n.index, page, after, upTo, was, m.ids.isPending, f)
 		return nil
+	})
+}
+
+// comparePage compares what a disk holds of the ids in (after, upTo] with the
+// state. was says which of them were pending before the state was looked at, is
+// which are now.
+func (s *State) comparePage(disk uint16, page []extentstore.ReplicaState, after, upTo extentstore.ExtentID, was, is func(extentstore.ExtentID) bool, f *findings) {
+	here := make(map[extentstore.ExtentID]struct{}, len(page))
+	for i := range page {
+		r := &page[i]
+		here[r.ID] = struct{}{}
+		if !was(r.ID) {
+			s.compare(disk, r, f)
+		}
+	}
+	if after == math.MaxUint64 {
+		return
+	}
+	missing := func(id extentstore.ExtentID) {
+		if _, ok := here[id]; !ok && !is(id) {
+			f.missing = append(f.missing, id)
+		}
+	}
+	s.extents.Ascend(after+1, func(id extentstore.ExtentID, e extent) bool {
+		if id > upTo {
+			return false
+		}
+		if !e.condemned && e.refs > 0 && e.length != 0 && e.replicas.on(disk) {
+			missing(id)
+		}
+		return true
+	})
+	s.coded.Ascend(max(after, extentstore.MaxFragments)-extentstore.MaxFragments, func(first extentstore.ExtentID, c coded) bool {
+		for i, p := range c.disks() {
+			if id := first + extentstore.ExtentID(i); p == disk+1 && id > after && id <= upTo {
+				if e, _ := s.extents.Get(c.extent()); !e.condemned && e.refs > 0 {
+					missing(id)
+				}
+			}
+		}
+		return first <= upTo
 	})
 }
 
@@ -156,19 +183,26 @@ func (r replicas) on(index uint16) bool {
 	return false
 }
 
-// judge says what is wrong with a replica.
-func (s *State) judge(r *extentstore.ReplicaState, f *findings) {
+// compare says what is wrong with a replica or fragment on a disk.
+func (s *State) compare(disk uint16, r *extentstore.ReplicaState, f *findings) {
 	e, known := s.extents.Get(r.ID)
+	here, length := e.replicas.on(disk), e.length
+	if first, c, is := s.fragmentOf(r.ID); is {
+		e, known = s.extents.Get(c.extent())
+		here, length = c.places[r.ID-first] == disk+1, storedLength(c.code(), e.length)
+	}
+	_, foreign := s.foreign.Get(r.ID)
 	switch {
-	case known && e.length != unsealed && !e.condemned && (!r.Sealed || r.Length != e.length):
-		f.force = append(f.force, r.ID)
-	case known:
-	case r.ID < s.next:
-		if _, foreign := s.foreign.Get(r.ID); !foreign {
-			f.drop = append(f.drop, r.ID)
+	case known && here:
+		if length != unsealed && !e.condemned && (!r.Sealed || r.Length != length) {
+			f.force = append(f.force, r.ID)
 		}
-	default:
+	case known:
+		f.elsewhere = append(f.elsewhere, r.ID)
+	case r.ID >= s.next:
 		f.foreign = append(f.foreign, r.ID)
+	case !foreign:
+		f.drop = append(f.drop, r.ID)
 	}
 }
 
@@ -203,10 +237,52 @@ func (m *leader) noteMissing(ctx context.Context, n *disk, f findings) error {
 			return err
 		}
 		n.markLost(id)
-		m.todo.add(task{extent: id, node: n.id})
+		m.todo.add(task{extent: id, node: n.id, missing: true})
 	}
 	if len(f.missing) > 0 && f.listed == 0 {
 		m.opts.Log.Error("node has lost all its replicas", "node", n.id, "extents", len(f.missing))
 	}
 	return nil
+}
+
+// replaced says which of the copies that were found on a disk are worth nothing
+// any more. The others are asked about by the disk later on.
+func (m *leader) replaced(n *disk, ids []extentstore.ExtentID) []extentstore.ExtentID {
+	verdicts := m.judge(n.id, ids)
+	var all []extentstore.ExtentID
+	for i, id := range ids {
+		if verdicts[i] == extentstore.Drop {
+			all = append(all, id)
+		}
+	}
+	return all
+}
+
+// judge says what a disk may do with ids that it holds, by the state as it is
+// here: whether that is the newest one is for the caller to know.
+func (m *leader) judge(disk extentstore.DiskID, ids []extentstore.ExtentID) []extentstore.Verdict {
+	verdicts := make([]extentstore.Verdict, len(ids))
+	for i, id := range ids {
+		// Before the state: what is not pending any more is in the state,
+		// or never will be.
+		pending := m.ids.isPending(id)
+		var it Item
+		ask := false
+		err := m.machine.view(func(s *State) error {
+			verdicts[i] = s.Judge(disk, id, pending, func(of *Item) bool {
+				it, ask = *of, true
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			verdicts[i] = extentstore.Unknown
+			continue
+		}
+		// Asked without the lock of the state, which comes after the keeper's.
+		if ask && (!m.todo.whole(&it) || m.todo.coming(it.ID, m.disk(disk).index)) {
+			verdicts[i] = extentstore.Keep
+		}
+	}
+	return verdicts
 }

@@ -20,15 +20,16 @@ import (
 // Options says what New builds. The zero value is one real node in a
 // temporary directory.
 type Options struct {
-	Nodes        int           // 0 means 1
-	Replicas     int           // 0 means three, or as many as there are nodes
-	Fake         bool          // nodes in memory instead of real ones
-	Capacity     int64         // of a Fake, 0 means 1 GiB
-	ExtentTarget int64         // 0 means extentstore.DefaultExtent
-	JournalSize  int64         // of a real node; 0 means 8 MiB
-	Grace        time.Duration // before garbage is collected; 0 means one minute
-	Dir          string        // kept after the test; empty means a temporary one
-	Log          *slog.Logger  // nil means discard, or standard error if STAMP_TEST_LOG is set
+	Nodes        int                   // 0 means 1
+	Replicas     int                   // 0 means three, or as many as there are nodes
+	Fake         bool                  // nodes in memory instead of real ones
+	Capacity     int64                 // of a Fake, 0 means 1 GiB
+	ExtentTarget int64                 // 0 means extentstore.DefaultExtent
+	JournalSize  int64                 // of a real node; 0 means 8 MiB
+	Grace        time.Duration         // before garbage is collected; 0 means one minute
+	Dir          string                // kept after the test; empty means a temporary one
+	Upkeep       manager.UpkeepOptions // Replicas are those above
+	Log          *slog.Logger          // nil means discard, or standard error if STAMP_TEST_LOG is set
 }
 
 // A Layer is a whole stream layer in one process. Close is called at the end of
@@ -138,7 +139,7 @@ func (l *Layer) OpenManager() {
 	var err error
 	l.Manager, err = manager.Open(ctx, manager.Options{
 		Dir: filepath.Join(l.Dir, "manager"), Stamp: l.id, Nodes: l, DiskIDs: l.DiskIDs,
-		Replicas: l.opts.Replicas, ExtentTarget: l.opts.ExtentTarget, Grace: l.opts.Grace, Log: l.opts.Log,
+		Replicas: l.opts.Replicas, ExtentTarget: l.opts.ExtentTarget, Grace: l.opts.Grace, Upkeep: l.opts.Upkeep, Log: l.opts.Log,
 	})
 	if err != nil {
 		l.t.Fatal(err)
