@@ -18,7 +18,7 @@ var layers = []string{"", "extentstore", "partition", "geo", "frontend", "fuse",
 
 // harnesses are packages that exist for tests, with what lies below them. They
 // may import upwards, and no product package may import one.
-var harnesses = []string{"streamtest", "partitiontest", "geotest", "stamptest", "clienttest", "crashtest", "bench"}
+var harnesses = []string{"streamtest", "partitiontest", "geotest", "stamptest", "clienttest", "crashtest", "racktest", "bench"}
 
 // noHTTP are the layers that hold storage and know nothing of HTTP.
 var noHTTP = []string{"", "extentstore", "partition"}

@@ -44,15 +44,8 @@ type Dev struct {
 	stop     chan struct{} // closed when Close begins
 	roles
 
-	closers []closer // run from the last to the first
-	once    sync.Once
-	err     error
-}
-
-// closer undoes one step of the start.
-type closer struct {
-	what string
-	fn   func(ctx context.Context) error
+	teardown
+	closing sync.Once
 }
 
 // DevInfo tells where a Dev serves. It is also what endpoints.json holds.
@@ -89,16 +82,19 @@ func OpenDev(ctx context.Context, opts DevOptions) (*Dev, error) {
 	return d, nil
 }
 
-// onClose adds a step to the stop.
-func (d *Dev) onClose(what string, fn func(ctx context.Context) error) {
-	d.closers = append(d.closers, closer{what, fn})
-}
-
 // Info tells where d serves.
 func (d *Dev) Info() DevInfo { return d.info }
 
 // Failed sends once if a role ends by itself. The stamp should then be closed.
 func (d *Dev) Failed() <-chan error { return d.failed }
+
+// notReady says what /readyz waits for.
+func (d *Dev) notReady() string {
+	if d.ready.Load() {
+		return ""
+	}
+	return "range partitions are not open"
+}
 
 // fail reports that a role has ended by itself.
 func (d *Dev) fail(err error) {
@@ -112,23 +108,13 @@ func (d *Dev) fail(err error) {
 // running after half a second are cut off. Nothing that was acknowledged
 // depends on it. Closing again returns the first outcome.
 func (d *Dev) Close() error {
-	d.once.Do(func() {
+	d.closing.Do(func() {
 		close(d.stop)
 		d.ready.Store(false)
-		ctx, cancel := context.WithTimeout(context.Background(), requestGrace+closeGrace)
-		defer cancel()
-		var errs []error
-		for i := len(d.closers) - 1; i >= 0; i-- {
-			c := d.closers[i]
-			began := time.Now()
-			if err := c.fn(ctx); err != nil {
-				errs = append(errs, fmt.Errorf("close %s: %w", c.what, err))
-			}
-			d.log.Debug("closed", "what", c.what, "took", time.Since(began).Round(time.Millisecond))
-		}
-		d.err = errors.Join(errs...)
 	})
-	return d.err
+	ctx, cancel := context.WithTimeout(context.Background(), requestGrace+closeGrace)
+	defer cancel()
+	return d.teardown.run(ctx, d.log)
 }
 
 func (d *Dev) openLocation(context.Context) error {
@@ -220,7 +206,7 @@ func (d *Dev) prepareDisk(ld labelDisk) error {
 }
 
 func (d *Dev) serveHealth(context.Context) error {
-	s := serve(d.ports.metrics, health(d.registry, &d.ready), d.log)
+	s := serve(d.ports.metrics, health(d.registry, d.notReady), d.log)
 	d.onClose("metrics", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/pprof"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -23,14 +22,15 @@ func newRegistry(version string) *prometheus.Registry {
 }
 
 // health answers on the metrics port: /healthz while the process lives,
-// /readyz once the RangePartitions serve, /metrics, and /debug/pprof.
-func health(registry *prometheus.Registry, ready *atomic.Bool) http.Handler {
+// /readyz once everything serves (why says what does not), /metrics, and
+// /debug/pprof.
+func health(registry *prometheus.Registry, why func() string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready.Load() {
-			say(w, http.StatusServiceUnavailable, "range partitions are not open\n")
+		if what := why(); what != "" {
+			say(w, http.StatusServiceUnavailable, what+"\n")
 			return
 		}
 		say(w, http.StatusOK, "ok\n")

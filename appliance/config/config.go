@@ -63,9 +63,6 @@ type Manager struct {
 	Listen Address `toml:"listen"`
 	// Metrics is where health and metrics are served. Empty: nowhere.
 	Metrics Address `toml:"metrics"`
-	// Join is set on a manager that is added to a running stamp: it waits for
-	// `stamp member add` instead of beginning a stamp with those in managers.
-	Join bool `toml:"join"`
 	// Replicas of a new extent. Fewer than three only where there are fewer disks.
 	Replicas int `toml:"replicas"`
 	// ExtentSize is where a stream goes on in a new extent. Small disks want
@@ -86,8 +83,8 @@ type Extent struct {
 	Advertise Address `toml:"advertise"`
 	// Metrics is where health and metrics are served. Empty: nowhere.
 	Metrics Address `toml:"metrics"`
-	// Journal is a directory, a file or a block device, best on a fast device of
-	// its own. Empty: on the first disk.
+	// Journal is a directory or a block device, best a fast one of its own; all
+	// disks share it. Empty: each disk has its own.
 	Journal     string `toml:"journal"`
 	JournalSize Size   `toml:"journal-size"` // of a new one; 0: by the size of the disks
 	// Reserve is what user data may not fill of each disk; 0: by its size.

@@ -118,7 +118,7 @@ func unknown(key []string) string {
 var keys = map[string][]string{
 	"":             {"name", "rack", "certificates", "stamp", "log", "managers", "manager", "extent"},
 	"managers":     {"id", "address"},
-	"manager":      {"directory", "listen", "metrics", "join", "replicas", "extent-size", "heal-after", "grace"},
+	"manager":      {"directory", "listen", "metrics", "replicas", "extent-size", "heal-after", "grace"},
 	"extent":       {"listen", "advertise", "metrics", "journal", "journal-size", "reserve", "scrub", "trash", "memory", "disks"},
 	"extent.disks": {"id", "path"},
 }

@@ -106,8 +106,8 @@ func TestXFSPowerCut(t *testing.T) {
 func crash(t *testing.T, plug plug, rounds int, disks ...string) {
 	seed := seed(t)
 	rng := rand.New(rand.NewPCG(seed, 1<<32))
-	pace := newPace()
-	defer pace.close()
+	pace := stamptest.NewPace()
+	defer pace.Close()
 	ws := newWriters(seed, pace)
 	var blobs []*blob
 	for _, w := range ws {

@@ -10,9 +10,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"stamp/appliance/blobclient"
+	"stamp/appliance/stamptest"
 )
 
 const (
@@ -29,14 +29,14 @@ type writer struct {
 	rng    *rand.Rand
 	blobs  []*blob
 	nextID *atomic.Uint64
-	pace   *pace
+	pace   *stamptest.Pace
 
 	client *blobclient.Client
 	acked  int
 	failed int
 }
 
-func newWriters(seed uint64, p *pace) []*writer {
+func newWriters(seed uint64, p *stamptest.Pace) []*writer {
 	nextID := new(atomic.Uint64)
 	ws := make([]*writer, nWriters)
 	for i := range ws {
@@ -58,7 +58,7 @@ func (w *writer) run(ctx context.Context, opts blobclient.Options) error {
 	}
 	defer w.client.Close()
 	for ctx.Err() == nil {
-		w.pace.wait()
+		w.pace.Wait()
 		b := w.blobs[w.rng.IntN(len(w.blobs))]
 		if b.frozen {
 			continue
@@ -150,55 +150,4 @@ func runWriters(ws []*writer, opts blobclient.Options) (stop func() error) {
 		wg.Wait()
 		return errors.Join(errs...)
 	}
-}
-
-// pace keeps a third of the machine's CPU idle, so that the test measures
-// crashes and not starvation, and leaves room for what else runs here.
-type pace struct {
-	delay atomic.Int64 // before each operation of a writer
-	stop  chan struct{}
-	done  chan struct{}
-}
-
-const idleShare = 1.0 / 3
-
-func newPace() *pace {
-	p := &pace{stop: make(chan struct{}), done: make(chan struct{})}
-	p.delay.Store(int64(2 * time.Millisecond))
-	go p.run()
-	return p
-}
-
-func (p *pace) run() {
-	defer close(p.done)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	idle, total := cpuTimes()
-	for {
-		select {
-		case <-p.stop:
-			return
-		case <-tick.C:
-		}
-		i, t := cpuTimes()
-		if t == total {
-			continue
-		}
-		share := float64(i-idle) / float64(t-total)
-		idle, total = i, t
-		d := time.Duration(p.delay.Load())
-		if share < idleShare {
-			d = min(d*3/2, 50*time.Millisecond)
-		} else {
-			d = max(d*3/4, 100*time.Microsecond)
-		}
-		p.delay.Store(int64(d))
-	}
-}
-
-func (p *pace) wait() { time.Sleep(rand.N(2 * time.Duration(p.delay.Load()))) }
-
-func (p *pace) close() {
-	close(p.stop)
-	<-p.done
 }

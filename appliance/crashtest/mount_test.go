@@ -24,7 +24,7 @@ type mountWriter struct {
 	dir   string
 	blobs []*blob
 	next  uint64
-	pace  *pace
+	pace  *stamptest.Pace
 	acked int
 }
 
@@ -36,7 +36,7 @@ func (w *mountWriter) run(stop <-chan struct{}) {
 			return
 		default:
 		}
-		w.pace.wait()
+		w.pace.Wait()
 		b := w.blobs[w.rng.IntN(len(w.blobs))]
 		w.next++
 		c := content{id: w.next, size: 8 + w.rng.IntN([]int{100, 20 << 10, 300 << 10, 3 << 20}[w.rng.IntN(4)])}
@@ -101,8 +101,8 @@ func TestKillMounted(t *testing.T) {
 	}
 	seed := seed(t)
 	rng := rand.New(rand.NewPCG(seed, 1<<32))
-	pace := newPace()
-	defer pace.close()
+	pace := stamptest.NewPace()
+	defer pace.Close()
 	dir := workDir(t)
 	mnt := filepath.Join(dir, "mnt")
 	if err := os.Mkdir(mnt, 0o755); err != nil {

@@ -12,6 +12,9 @@ import (
 var _ fs.NodeLookuper = (*node)(nil)
 
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return nil, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return nil, errno
 	}
@@ -25,6 +28,9 @@ func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 
 // add makes a new inode under name.
 func (n *node) add(ctx context.Context, name string, mode uint32, out *fuse.EntryOut, init func(*inode)) (*fs.Inode, syscall.Errno) {
+	if errno := n.disk.suffer(ofName); errno != 0 {
+		return nil, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return nil, errno
 	}
@@ -75,6 +81,9 @@ func (n *node) Symlink(ctx context.Context, target, name string, out *fuse.Entry
 var _ fs.NodeLinker = (*node)(nil)
 
 func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if errno := n.disk.suffer(ofName); errno != 0 {
+		return nil, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return nil, errno
 	}
@@ -91,6 +100,9 @@ func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, o
 var _ fs.NodeUnlinker = (*node)(nil)
 
 func (n *node) Unlink(_ context.Context, name string) syscall.Errno {
+	if errno := n.disk.suffer(ofName); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -107,6 +119,9 @@ func (n *node) Unlink(_ context.Context, name string) syscall.Errno {
 var _ fs.NodeRmdirer = (*node)(nil)
 
 func (n *node) Rmdir(_ context.Context, name string) syscall.Errno {
+	if errno := n.disk.suffer(ofName); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -128,6 +143,9 @@ func (n *node) Rmdir(_ context.Context, name string) syscall.Errno {
 var _ fs.NodeRenamer = (*node)(nil)
 
 func (n *node) Rename(_ context.Context, name string, newParent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	if errno := n.disk.suffer(ofName); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -162,6 +180,9 @@ var _ fs.NodeOpendirHandler = (*node)(nil)
 
 // OpendirHandle gives directories a handle, so that they can be synced.
 func (n *node) OpendirHandle(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return nil, 0, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return nil, 0, errno
 	}

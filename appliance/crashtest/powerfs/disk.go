@@ -35,11 +35,13 @@ var zeroPage = new(page)
 type Disk struct {
 	opts Options
 
-	mu    sync.Mutex // guards all below, and all inodes
-	root  *inode
-	next  uint64 // inode number
-	dead  bool   // after a cut, until Restore
-	stats Stats
+	mu      sync.Mutex // guards all below, and all inodes
+	root    *inode
+	next    uint64 // inode number
+	dead    bool   // after a cut, until Restore
+	fault   Fault
+	changed chan struct{} // closed when fault changes
+	stats   Stats
 }
 
 // Options configures a Disk.

@@ -16,6 +16,9 @@ func newHandle(flags uint32) *handle { return &handle{sync: flags&unix.O_DSYNC !
 var _ fs.NodeOpener = (*node)(nil)
 
 func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return nil, 0, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return nil, 0, errno
 	}
@@ -29,6 +32,9 @@ func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 var _ fs.NodeReader = (*node)(nil)
 
 func (n *node) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return nil, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return nil, errno
 	}
@@ -39,6 +45,9 @@ func (n *node) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) 
 var _ fs.NodeWriter = (*node)(nil)
 
 func (n *node) Write(_ context.Context, f fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+	if errno := n.disk.suffer(ofWrite); errno != 0 {
+		return 0, errno
+	}
 	h, _ := f.(*handle)
 	if errno := n.lock(); errno != 0 {
 		return 0, errno
@@ -51,6 +60,9 @@ func (n *node) Write(_ context.Context, f fs.FileHandle, data []byte, off int64)
 		return uint32(len(data)), 0
 	}
 	n.disk.delay()
+	if errno := n.disk.suffer(ofSync); errno != 0 {
+		return 0, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return 0, errno
 	}
@@ -65,6 +77,9 @@ var _ fs.NodeFsyncer = (*node)(nil)
 // Fsync serves fsync and fdatasync of files. What was written while it waits
 // may become durable too.
 func (n *node) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
+	if errno := n.disk.suffer(ofSync); errno != 0 {
+		return errno
+	}
 	n.disk.delay()
 	if errno := n.lock(); errno != 0 {
 		return errno
@@ -87,6 +102,9 @@ func (n *node) Flush(context.Context, fs.FileHandle) syscall.Errno { return 0 }
 var _ fs.NodeAllocater = (*node)(nil)
 
 func (n *node) Allocate(_ context.Context, _ fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
+	if errno := n.disk.suffer(ofWrite); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -107,6 +125,9 @@ func (n *node) Allocate(_ context.Context, _ fs.FileHandle, off, size uint64, mo
 var _ fs.NodeGetxattrer = (*node)(nil)
 
 func (n *node) Getxattr(_ context.Context, attr string, dest []byte) (uint32, syscall.Errno) {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return 0, errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return 0, errno
 	}
@@ -130,6 +151,9 @@ func fill(dest []byte, v string) (uint32, syscall.Errno) {
 var _ fs.NodeSetxattrer = (*node)(nil)
 
 func (n *node) Setxattr(_ context.Context, attr string, data []byte, flags uint32) syscall.Errno {
+	if errno := n.disk.suffer(ofWrite); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -148,6 +172,9 @@ func (n *node) Setxattr(_ context.Context, attr string, data []byte, flags uint3
 var _ fs.NodeRemovexattrer = (*node)(nil)
 
 func (n *node) Removexattr(_ context.Context, attr string) syscall.Errno {
+	if errno := n.disk.suffer(ofWrite); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}

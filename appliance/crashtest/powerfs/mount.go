@@ -101,6 +101,9 @@ func (d *Disk) used() int64 {
 var _ fs.NodeStatfser = (*node)(nil)
 
 func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -116,6 +119,9 @@ func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 var _ fs.NodeGetattrer = (*node)(nil)
 
 func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	if errno := n.disk.suffer(ofRead); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}
@@ -127,6 +133,9 @@ func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 var _ fs.NodeSetattrer = (*node)(nil)
 
 func (n *node) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if errno := n.disk.suffer(ofWrite); errno != 0 {
+		return errno
+	}
 	if errno := n.lock(); errno != 0 {
 		return errno
 	}

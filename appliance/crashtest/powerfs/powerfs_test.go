@@ -2,6 +2,7 @@ package powerfs
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -210,5 +212,52 @@ func TestPartialLoss(t *testing.T) {
 	}
 	if lost < 100 || kept < 100 {
 		t.Errorf("%d sectors lost and %d kept: want both", lost, kept)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	d := New(Options{})
+	dir := mount(t, d)
+	f := write(t, filepath.Join(dir, "f"), syscall.O_DIRECT, aligned(pageSize, 'a'))
+	must(t, f.Sync())
+	d.SetFault(Fault{Sync: syscall.EIO})
+	if _, err := f.WriteAt(aligned(pageSize, 'b'), 0); err != nil {
+		t.Errorf("write while syncs fail: %v", err)
+	}
+	if err := f.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("sync: %v, want EIO", err)
+	}
+	d.SetFault(Fault{Write: syscall.EROFS, Name: syscall.EROFS})
+	if _, err := f.WriteAt(aligned(pageSize, 'c'), 0); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("write: %v, want EROFS", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "f")); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("remove: %v, want EROFS", err)
+	}
+	p := aligned(pageSize, 0)
+	if _, err := f.ReadAt(p, 0); err != nil || p[0] != 'b' {
+		t.Errorf("read: %v, %q; want b", err, p[0])
+	}
+	d.SetFault(Fault{Hang: true})
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.ReadAt(aligned(pageSize, 0), 0)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Errorf("a read of a disk that hangs: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	d.SetFault(Fault{})
+	if err := <-done; err != nil {
+		t.Errorf("read after the hang: %v", err)
+	}
+	if names := d.Rot(rand.New(rand.NewPCG(1, 1)), 3, "f"); !slices.Equal(names, []string{"f"}) {
+		t.Errorf("rotten: %v", names)
+	}
+	q := aligned(pageSize, 0)
+	if _, err := f.ReadAt(q, 0); err != nil || bytes.Equal(p, q) {
+		t.Errorf("read of a rotten file: %v, the same bytes %v", err, bytes.Equal(p, q))
 	}
 }
