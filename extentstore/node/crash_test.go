@@ -38,8 +38,11 @@ type crasher struct {
 	t    *testing.T
 	seed uint64
 	rng  *rand.Rand
+	id   extentstore.DiskID
 	disk *sim.Disk
 	node *node.Disk
+	// mayFail says that the disk may leave service at any time.
+	mayFail bool
 
 	mu      sync.Mutex
 	extents []*model
@@ -51,6 +54,7 @@ type crasher struct {
 type model struct {
 	id      extentstore.ExtentID
 	created bool
+	weak    bool    // the disk has lost what it alone held on a journal
 	data    []byte  // of all appends that were tried
 	ends    []int64 // of each
 	acked   int64
@@ -62,12 +66,12 @@ type model struct {
 }
 
 func newCrasher(t *testing.T, seed uint64) *crasher {
-	return &crasher{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), disk: sim.NewDisk(seed, 256<<20), nextID: 1}
+	return &crasher{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), id: "n", disk: sim.NewDisk(seed, 256<<20), nextID: 1}
 }
 
 func (c *crasher) open() (*node.Disk, error) {
 	return node.OpenDisk(context.Background(), node.Options{
-		ID: "n", Stamp: "s", Disks: []node.DiskOptions{{Disk: c.disk.Mount(), Reserve: 1 << 20}}, JournalSize: 8 << 20, MaxUnflushed: 1 << 20,
+		ID: c.id.Node(), Stamp: "s", Disks: []node.DiskOptions{{Disk: c.disk.Mount(), Reserve: 1 << 20}}, JournalSize: 8 << 20, MaxUnflushed: 1 << 20,
 		MaxOpenFiles: 3, IndexCache: 2000, ScrubEvery: -1,
 		Log: slog.New(slog.NewTextHandler(c.t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})
@@ -132,7 +136,7 @@ func (c *crasher) load() {
 				}
 				i := r.IntN(len(mine))
 				if err := c.step(r, mine[i]); err != nil {
-					if !c.disk.PowerIsCut() {
+					if !c.disk.PowerIsCut() && !(c.mayFail && stamp.KindOf(err) == stamp.Unavailable) {
 						c.t.Errorf("extent %v: %v", mine[i].id, err)
 					}
 					return
@@ -158,7 +162,7 @@ func (c *crasher) newModel() *model {
 func (c *crasher) step(r *rand.Rand, m *model) error {
 	ctx := context.Background()
 	if !m.created {
-		err := c.node.Create(ctx, extentstore.ExtentSpec{ID: m.id, Replicas: []extentstore.DiskID{"n"}, Kind: extentstore.CommitLog, Target: 1 << 20})
+		err := c.node.Create(ctx, extentstore.ExtentSpec{ID: m.id, Replicas: []extentstore.DiskID{c.id}, Kind: extentstore.CommitLog, Target: 1 << 20})
 		m.created = err == nil
 		return err
 	}
@@ -218,7 +222,12 @@ func (c *crasher) step(r *rand.Rand, m *model) error {
 		m.deleted = err == nil
 		return err
 	case k < 95:
-		return c.node.FlushAll()
+		err := c.node.FlushAll()
+		if err != nil && c.mayFail {
+			c.node.RoundFailed(err) // as the flusher does
+			return stamp.Errorf(stamp.Unavailable, "flush", "%w", err)
+		}
+		return err
 	}
 	return nil
 }
@@ -255,6 +264,11 @@ func (c *crasher) check(verify bool) {
 func (c *crasher) checkOne(m *model, verify bool) (keep bool, err error) {
 	ctx := context.Background()
 	s, err := c.node.Stat(ctx, m.id)
+	if m.weak {
+		if keep, err := c.checkWeak(m, s, err); !keep {
+			return false, err
+		}
+	}
 	if err != nil {
 		if stamp.KindOf(err) == stamp.NotFound && (!m.created || m.deleteTried) {
 			return false, nil
@@ -299,4 +313,43 @@ func (c *crasher) checkOne(m *model, verify bool) (keep bool, err error) {
 	}
 	m.deleteTried = false
 	return true, nil
+}
+
+// checkWeak checks what a disk that has lost its journal says of an extent. What
+// is not sealed must be in doubt, and is not looked at again; what is sealed
+// must be whole.
+func (c *crasher) checkWeak(m *model, s extentstore.ReplicaState, err error) (keep bool, _ error) {
+	switch {
+	case stamp.KindOf(err) == stamp.NotFound, m.deleted:
+		return false, nil
+	case err != nil:
+		return false, err
+	case s.Sealed:
+		m.weak = false
+		m.created = true
+		return true, nil
+	case !s.Doubtful && !c.node.Lost():
+		m.weak = false // the power went before the disk had found out
+		return true, nil
+	case !s.Doubtful || !s.Closed:
+		return false, fmt.Errorf("claims a say after a loss: %+v", s)
+	}
+	// A seal that was on the journal alone is forgotten, and with it that the
+	// extent ends there.
+	length := s.Length
+	if m.sealTried >= 0 {
+		length = min(length, m.sealTried)
+	}
+	if !slices.Contains(m.ends, length) {
+		return false, fmt.Errorf("length %d is not the end of an append", length)
+	}
+	p := make([]byte, length)
+	if length == 0 {
+		return false, nil
+	}
+	n, err := c.node.Read(context.Background(), m.id, 0, p)
+	if err != nil || int64(n) < length || !bytes.Equal(p, m.data[:length]) {
+		return false, fmt.Errorf("read %d bytes of %d, or other ones: %v", n, length, err)
+	}
+	return false, nil
 }

@@ -259,7 +259,7 @@ func TestDamageIsFound(t *testing.T) {
 	must(t, err)
 
 	// A damaged index: known from the cache, but Verify goes past it.
-	must(t, d.Corrupt("extents/0000000000000002.index", 100, 1))
+	must(t, d.Corrupt("extents/0000000000000002.index", 40, 1))
 	wantBytes(t, n, 2, 0, data)
 	_, err = n.Verify(ctx, 2)
 	wantKind(t, err, stamp.Corrupt)
