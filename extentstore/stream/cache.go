@@ -2,10 +2,7 @@ package stream
 
 import (
 	"sync"
-	"sync/atomic"
-	"time"
 
-	"stamp"
 	"stamp/extentstore"
 )
 
@@ -49,31 +46,4 @@ func (c *infoCache) drop(id extentstore.ExtentID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.m, id)
-}
-
-// health remembers which nodes have failed lately, so that reads begin
-// elsewhere.
-type health struct {
-	turn  atomic.Uint32 // spreads the reads of sealed extents
-	nodes sync.Map      // DiskID to *atomic.Int64: unhealthy until, Unix nanoseconds
-}
-
-const shunFor = time.Second
-
-func (h *health) failed(id extentstore.DiskID, clock stamp.Clock) {
-	v, _ := h.nodes.LoadOrStore(id, &atomic.Int64{})
-	v.(*atomic.Int64).Store(clock.Now().Add(shunFor).UnixNano())
-}
-
-func (h *health) good(id extentstore.DiskID, clock stamp.Clock) bool {
-	v, ok := h.nodes.Load(id)
-	if !ok {
-		return true
-	}
-	until := v.(*atomic.Int64)
-	if t := until.Load(); t == 0 || clock.Now().UnixNano() < t {
-		return t == 0
-	}
-	until.Store(0)
-	return true
 }

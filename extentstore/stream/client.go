@@ -3,12 +3,14 @@ package stream
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/erasure"
 )
 
 // Options configures a Client. The zero value of a field is usable except
@@ -31,8 +33,15 @@ type Client struct {
 	manager extentstore.StreamManager
 	damage  damageReporter // nil if the StreamManager takes no reports
 	cache   infoCache
+	rows    rowCache
 	health  health
+	hedges  budget
 	metrics *metrics
+
+	mu     sync.Mutex // guards the fields below
+	codes  map[extentstore.Code]*erasure.Code
+	closed bool
+	work   sync.WaitGroup // Add under mu
 }
 
 // damageReporter is what a StreamManager may offer beyond its contract: it is
@@ -67,14 +76,37 @@ func New(opts Options) (*Client, error) {
 	}
 	c := &Client{opts: opts, manager: opts.Manager, metrics: x}
 	c.damage, _ = opts.Manager.(damageReporter)
+	c.hedges.parts.Store(hedgeMax)
 	return c, nil
 }
 
-// Close gives up the client's metrics; it has no background work. Folders,
-// Writers and Readers made through it must not be used afterwards.
+// Close gives up the client's metrics and waits for reads that were sent twice
+// and lost. Folders, Writers and Readers made through it must not be used
+// afterwards.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.work.Wait()
 	c.metrics.unregister()
 	return nil
+}
+
+// code finds or makes what decodes.
+func (c *Client) code(kind extentstore.Code) (*erasure.Code, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if code := c.codes[kind]; code != nil {
+		return code, nil
+	}
+	code, err := erasure.New(kind)
+	if err == nil {
+		if c.codes == nil {
+			c.codes = make(map[extentstore.Code]*erasure.Code)
+		}
+		c.codes[kind] = code
+	}
+	return code, err
 }
 
 // Stat describes a stream as the StreamManager knows it.

@@ -13,6 +13,9 @@ type metrics struct {
 	recover        prometheus.Histogram
 	reads          prometheus.Counter
 	readFailures   *prometheus.CounterVec
+	hedges         prometheus.Counter
+	hedgeWins      prometheus.Counter
+	rebuilds       prometheus.Counter
 	managerRetries prometheus.Counter
 	extents        prometheus.Counter
 
@@ -37,6 +40,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}),
 		reads:          counter("reads_total", "Reads of replicas."),
 		readFailures:   byKind("read_failures_total", "Reads that a replica failed, by kind of error; another one was asked."),
+		hedges:         counter("hedged_reads_total", "Reads that another disk was asked for because the first was late."),
+		hedgeWins:      counter("hedged_reads_won_total", "Those that the other disk answered first."),
+		rebuilds:       counter("rebuilt_reads_total", "Reads of coded extents that were rebuilt from other fragments."),
 		managerRetries: counter("manager_retries_total", "Calls of the StreamManager that had to be repeated."),
 		extents:        counter("allocated_extents_total", "Extents allocated for appends."),
 		registry:       reg,
@@ -44,7 +50,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return x, nil
 	}
-	for _, c := range []prometheus.Collector{x.appends, x.appendBytes, x.appendFailures, x.recover, x.reads, x.readFailures, x.managerRetries, x.extents} {
+	for _, c := range []prometheus.Collector{x.appends, x.appendBytes, x.appendFailures, x.recover, x.reads, x.readFailures, x.hedges, x.hedgeWins, x.rebuilds, x.managerRetries, x.extents} {
 		if err := reg.Register(c); err != nil {
 			x.unregister()
 			return nil, stamp.Errorf(stamp.Invalid, "stream.New", "metrics: %w", err)

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"stamp"
@@ -47,6 +48,9 @@ func (c *Client) readInfo(ctx context.Context, info *extentstore.ExtentInfo, off
 	if offset < 0 {
 		return 0, stamp.Errorf(stamp.Invalid, "stream.Read", "extent %v: offset %d", info.ID, offset)
 	}
+	if now := c.cache.get(info.ID); now != nil && now.Sealed {
+		info = now // replicas may have moved since the stream was opened
+	}
 	var b backoff
 	var giveUp time.Time
 	for fresh := false; ; {
@@ -79,8 +83,7 @@ func (c *Client) readInfo(ctx context.Context, info *extentstore.ExtentInfo, off
 	}
 }
 
-// readOnce asks the replicas one after the other. Of their errors it returns
-// the one with the most hope.
+// readOnce reads from the replicas, or from the fragments of a coded extent.
 func (c *Client) readOnce(ctx context.Context, info *extentstore.ExtentInfo, offset int64, p []byte) (int, error) {
 	var eof error
 	if info.Sealed {
@@ -94,33 +97,53 @@ func (c *Client) readOnce(ctx context.Context, info *extentstore.ExtentInfo, off
 	if len(p) == 0 {
 		return 0, eof
 	}
-	var worst error
-	longest := 0
-	count := len(info.Replicas)
-	for i, first := 0, c.first(info); i < count; i++ {
-		name := info.Replicas[(first+i)%count]
-		n, err := c.readReplica(ctx, name, info.ID, offset, p, i+1 < count)
-		if n == len(p) && err == nil {
-			return n, eof
+	var err error
+	var longest atomic.Int64
+	switch {
+	case len(info.Replicas) > 0:
+		err = c.race(ctx, c.attempts(info, offset, &longest), p)
+		if err != nil && info.Coded != nil && ctx.Err() == nil {
+			// Replicas are being dropped for fragments.
+			err = c.readCoded(ctx, info, offset, p)
 		}
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
-		}
-		if err == nil {
-			err = stamp.Errorf(stamp.NotFound, "stream.Read", "extent %v: %s has %d of %d bytes at %d", info.ID, name, n, len(p), offset)
-			longest = max(longest, n)
-		}
-		c.replicaFailed(info, name, err)
-		if worst == nil || hope(err) > hope(worst) {
-			worst = err
-		}
+	case info.Coded != nil:
+		err = c.readCoded(ctx, info, offset, p)
+	default:
+		err = stamp.Errorf(stamp.Unavailable, "stream.Read", "extent %v has no replica", info.ID)
 	}
-	if !info.Sealed && hope(worst) == 0 {
+	switch {
+	case err == nil:
+		return len(p), eof
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case !info.Sealed && hope(err) == 0:
 		// The replicas hold less than was asked for. p may have been
 		// written by a replica that holds less than the longest.
-		return c.readShort(ctx, info, offset, p, longest)
+		return c.readShort(ctx, info, offset, p, int(longest.Load()))
 	}
-	return 0, worst
+	return 0, err
+}
+
+// attempts are the ways to read from the replicas, in order. longest is raised
+// to the most bytes that one of them had.
+func (c *Client) attempts(info *extentstore.ExtentInfo, offset int64, longest *atomic.Int64) []attempt {
+	names := info.Replicas
+	if len(names) > 1 {
+		names = c.health.order(names, info.Sealed, c.opts.Clock.Now())
+	}
+	list := make([]attempt, len(names))
+	for i, name := range names {
+		list[i] = attempt{on: name, extent: info.ID, read: func(ctx context.Context, node extentstore.ExtentNode, p []byte) error {
+			n, err := node.Read(ctx, info.ID, offset, p)
+			if err == nil && n < len(p) {
+				for old := longest.Load(); int64(n) > old && !longest.CompareAndSwap(old, int64(n)); old = longest.Load() {
+				}
+				err = stamp.Errorf(stamp.NotFound, "stream.Read", "extent %v: %s has %d of %d bytes at %d", info.ID, name, n, len(p), offset)
+			}
+			return err
+		}}
+	}
+	return list
 }
 
 // readShort reads what there is of an extent that is not sealed. If it has
@@ -133,11 +156,9 @@ func (c *Client) readShort(ctx context.Context, info *extentstore.ExtentInfo, of
 	if now.Sealed {
 		return c.readOnce(ctx, now, offset, p)
 	}
-	for _, name := range info.Replicas {
-		if n == 0 {
-			break
-		}
-		if k, err := c.readReplica(ctx, name, info.ID, offset, p[:n], false); err == nil && k == n {
+	if n > 0 {
+		var longest atomic.Int64
+		if c.race(ctx, c.attempts(info, offset, &longest), p[:n]) == nil {
 			return n, io.EOF
 		}
 	}
@@ -155,57 +176,16 @@ func hope(err error) int {
 	return 2
 }
 
-// first is the replica to begin with: of an extent that is being written its
-// primary, which has it in memory, of others any that has not failed lately.
-func (c *Client) first(info *extentstore.ExtentInfo) int {
-	count := len(info.Replicas)
-	if count <= 1 {
-		return 0
-	}
-	start := 0
-	if info.Sealed {
-		start = int(c.health.turn.Add(1) % uint32(count))
-	}
-	for i := range count {
-		if c.health.good(info.Replicas[(start+i)%count], c.opts.Clock) {
-			return (start + i) % count
-		}
-	}
-	return start
-}
-
-// readReplica makes one attempt. A replica that is not the last hope has only
-// so much time; the last one has all the time there is, and is not told of a
-// deadline, so that it does not refuse because of it.
-func (c *Client) readReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID, offset int64, p []byte, others bool) (int, error) {
-	node, err := c.opts.Nodes.Node(name)
-	if err != nil {
-		return 0, err
-	}
-	c.metrics.reads.Inc()
-	if others {
-		limited, cancel := context.WithTimeout(ctx, c.opts.ReadTimeout)
-		defer cancel()
-		return node.Read(limited, id, offset, p)
-	}
-	return node.Read(patient{ctx}, id, offset, p)
-}
-
-// patient is a context that ends with another one but does not say when.
-type patient struct{ context.Context }
-
-// Deadline implements context.Context.
-func (patient) Deadline() (time.Time, bool) { return time.Time{}, false }
-
-func (c *Client) replicaFailed(info *extentstore.ExtentInfo, name extentstore.DiskID, err error) {
+// failed notes that a disk did not serve a read.
+func (c *Client) failed(on extentstore.DiskID, extent extentstore.ExtentID, err error) {
 	c.metrics.readFailed(err)
 	switch stamp.KindOf(err) {
 	case stamp.Corrupt:
-		c.opts.Log.Warn("replica is damaged, another one is read", "extent", info.ID, "node", name, "err", err)
+		c.opts.Log.Warn("replica is damaged, another one is read", "extent", extent, "node", on, "err", err)
 		if c.damage != nil {
-			c.damage.ReportDamage(info.ID, name)
+			c.damage.ReportDamage(extent, on)
 		}
 	case stamp.Unavailable, stamp.Timeout:
-		c.health.failed(name, c.opts.Clock)
+		c.health.failed(on, c.opts.Clock.Now())
 	}
 }
