@@ -375,6 +375,9 @@ func (d *disk) delete(id extentstore.ExtentID, remake bool, reply func(resp)) {
 		reply(resp{})
 		return
 	}
+	if d.n.w.trace != nil {
+		d.n.w.tracef("%s extent %d: delete, to be made anew: %v", d.name, id, remake)
+	}
 	d.n.w.oracle.deleting(r, remake)
 	r.step(replica.Input{Event: replica.Delete, Call: &calls{reply: reply}})
 }

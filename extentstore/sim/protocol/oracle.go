@@ -238,6 +238,9 @@ func (o *oracle) done(r *rep, c *calls, offset int64) {
 	}
 	for i := range c.pieces {
 		p := c.pieces[i]
+		if x := o.extent(r.id); x.sealed >= 0 && p.end() > x.sealed {
+			continue // who sent it has given it up: see ack
+		}
 		for _, d := range places {
 			m := d.mirror(r.id)
 			if !m.excused && !has(m.pieces, &p) {
@@ -429,6 +432,9 @@ func (d *disk) whole(info extentstore.ExtentInfo) bool {
 // lost looks at an extent that the StreamManager gives up. That may happen to
 // bytes that only the seal has made part of it, while it had one replica.
 func (o *oracle) lost(info extentstore.ExtentInfo) {
+	if now, ok := o.w.sm.state.Extent(info.ID); !ok || now.Refs == 0 {
+		return // it is being deleted
+	}
 	x := o.extent(info.ID)
 	x.gone = true
 	for _, name := range info.Replicas {

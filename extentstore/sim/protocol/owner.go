@@ -138,7 +138,7 @@ func (o *owner) takeover() {
 func (o *owner) fenced() {
 	o.w.tracef("%s is fenced", o.name)
 	o.session++
-	if o.w.calm {
+	if o.w.calm && !o.goal {
 		return
 	}
 	o.w.do(o.proc, o.w.between(10*ms, 200*ms), o.acquire)
