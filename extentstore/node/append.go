@@ -3,11 +3,13 @@ package node
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/replica"
 )
 
 // Append implements extentstore.ExtentNode.
@@ -20,8 +22,8 @@ func (n *Disk) Append(ctx context.Context, id extentstore.ExtentID, blocks []ext
 }
 
 func (n *Disk) appendPrimary(ctx context.Context, op string, id extentstore.ExtentID, blocks []extentstore.Block) (int64, error) {
-	a := appending{op: op, blocks: blocks, offset: -1}
-	if err := n.prepare(ctx, &a, id); err != nil {
+	a := &appending{op: op, event: replica.Append, blocks: blocks}
+	if err := n.prepare(ctx, a, id); err != nil {
 		return 0, err
 	}
 	others := a.x.spec.replicas
@@ -31,37 +33,77 @@ func (n *Disk) appendPrimary(ctx context.Context, op string, id extentstore.Exte
 	if len(others) > 1 {
 		a.others = others[1:]
 	}
-	err := n.do(ctx, &a)
-	return a.offset, err
+	if err := n.do(ctx, a); err != nil {
+		return 0, err
+	}
+	return a.offset, nil
 }
 
 // Replicate implements extentstore.ExtentNode.
 func (n *Disk) Replicate(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error {
-	const op = "node.Replicate"
+	return n.replicated(ctx, &appending{op: "node.Replicate", event: replica.Replicate, blocks: blocks, offset: offset}, id)
+}
+
+// Fill is Replicate of a part of a sealed extent's content to a replica that
+// has answered a seal and is shorter than the seal.
+func (n *Disk) Fill(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error {
+	return n.replicated(ctx, &appending{op: "node.Fill", event: replica.Replicate, fill: true, blocks: blocks, offset: offset}, id)
+}
+
+func (n *Disk) replicated(ctx context.Context, a *appending, id extentstore.ExtentID) error {
 	start := time.Now()
-	a := appending{op: op, blocks: blocks, offset: offset}
 	var err error
-	if offset < 0 {
-		err = stamp.Errorf(stamp.Invalid, op, "extent %v: offset %d", id, offset)
-	} else if err = n.prepare(ctx, &a, id); err == nil {
-		err = n.do(ctx, &a)
+	if a.offset < 0 {
+		err = stamp.Errorf(stamp.Invalid, a.op, "extent %v: offset %d", id, a.offset)
+	} else if err = n.prepare(ctx, a, id); err == nil {
+		err = n.do(ctx, a)
 	}
 	n.metrics.op(opReplicate, start, err)
 	return err
 }
 
-// appending is one append on its way.
+// appending is one append on its way, the Call of its replica.Inputs.
 type appending struct {
 	op     string
+	event  replica.Event
+	fill   bool
 	x      *extent
 	blocks []extentstore.Block
 	total  int64
-	offset int64 // -1 until the primary has chosen it
-	room   int64 // promised by the journal
 	others []extentstore.DiskID
-	acks   chan error      // one for each of others
+	acks   chan ack        // one for each of others
 	ctx    context.Context // of the calls to others
 	cancel context.CancelFunc
+
+	// Guarded by x.mu; but offset and c do not change any more once they
+	// are set, and err once it is answered.
+	offset   int64
+	room     int64 // promised by the journal
+	placed   bool
+	c        *commit // of its entry
+	answered atomic.Bool
+	err      error
+	wake     chan struct{} // told when one of these changes; nil until somebody waits
+	// Of a large append, from when it has its place.
+	head  *disk.Buffer // the beginning of its first sector
+	nHead int
+	named bool // the file's name was durable then
+}
+
+// ack is the answer of one of the others.
+type ack struct {
+	peer int
+	err  error
+}
+
+// tell ends a wait. Called with x.mu held.
+func (a *appending) tell() {
+	if a.wake != nil {
+		select {
+		case a.wake <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (a *appending) large() bool { return a.total >= extentstore.BypassJournal }
@@ -130,33 +172,132 @@ func (n *Disk) do(ctx context.Context, a *appending) error {
 		return err
 	}
 	a.room = size
-	var c *commit
+	if len(a.others) > 0 {
+		a.wake = make(chan struct{}, 1)
+	}
 	var err error
 	if a.large() {
-		c, err = n.appendLarge(ctx, a)
-	} else {
-		c, err = n.appendSmall(ctx, a)
-	}
-	if a.room > 0 {
-		n.journal.leave(a.room)
+		err = n.appendLarge(ctx, a)
+	} else if err = n.place(ctx, a); err == nil {
+		n.replicate(a)
 	}
 	if err == nil {
-		err = n.await(ctx, a.op, c)
+		err = n.journaled(ctx, a)
 	}
+	err = n.everywhere(ctx, a, err)
+	if a.room > 0 { // it has not come as far as the journal, and will not
+		n.journal.leave(a.room)
+	}
+	return err
+}
+
+// place waits until the append has a place, which a replicated one has not
+// before its predecessors have theirs.
+func (n *Disk) place(ctx context.Context, a *appending) error {
+	x := a.x
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n.step(x, &replica.Input{Event: a.event, Call: a, Offset: a.offset, Size: a.total, Peers: len(a.others), Ready: !a.large(), Fill: a.fill})
+	for !a.placed && !a.answered.Load() {
+		if err := n.wait(ctx, a); err != nil && !a.placed && !a.answered.Load() {
+			n.step(x, &replica.Input{Event: replica.GiveUp, Call: a})
+			return err
+		}
+	}
+	if a.placed {
+		return nil
+	}
+	return a.err
+}
+
+// wait waits until something has become of the append. Called with x.mu held,
+// which it gives back meanwhile. ctx may be nil.
+func (n *Disk) wait(ctx context.Context, a *appending) error {
+	if a.wake == nil {
+		a.wake = make(chan struct{}, 1)
+	}
+	wake := a.wake
+	var done <-chan struct{}
+	if ctx != nil {
+		done = ctx.Done()
+	}
+	a.x.mu.Unlock()
+	defer a.x.mu.Lock()
+	select {
+	case <-wake:
+		return nil
+	case <-n.down:
+		return n.serving(a.op)
+	case <-done:
+		return stamp.Errorf(stamp.Timeout, a.op, "extent %v: waiting for the append before %d: %w", a.x.id, a.offset, ctx.Err())
+	}
+}
+
+// journaled waits until the append is on the journal, and says so. Before its
+// turn comes, the data disk may have to take the large ones before it.
+func (n *Disk) journaled(ctx context.Context, a *appending) error {
+	x := a.x
+	x.mu.Lock()
+	for a.c == nil && !a.answered.Load() {
+		if err := n.wait(nil, a); err != nil {
+			n.step(x, &replica.Input{Event: replica.Fail, Err: stamp.KindOf(err), Why: "is on a disk that has left service"})
+			x.mu.Unlock()
+			return err
+		}
+	}
+	c := a.c
+	x.mu.Unlock()
+	if c == nil {
+		return a.err
+	}
+	if err := n.await(ctx, a.op, c); err != nil {
+		return err
+	}
+	if !a.answered.Load() {
+		x.mu.Lock()
+		n.step(x, &replica.Input{Event: replica.Durable, Offset: x.durable.Load()})
+		x.mu.Unlock()
+	}
+	return nil
+}
+
+// everywhere waits for the other replicas, and then for the answer. err is what
+// has gone wrong here.
+func (n *Disk) everywhere(ctx context.Context, a *appending, err error) error {
+	x := a.x
 	for range cap(a.acks) {
-		rerr := <-a.acks
-		if rerr == nil {
+		k := <-a.acks
+		if a.answered.Load() && (a.err == nil || k.err == nil) {
 			continue
 		}
-		a.x.mu.Lock()
-		a.x.abandon(n, rerr)
-		a.x.mu.Unlock()
+		x.mu.Lock()
+		if k.err == nil {
+			n.step(x, &replica.Input{Event: replica.Acked, Peer: k.peer, Offset: a.offset + a.total})
+		} else {
+			n.step(x, &replica.Input{Event: replica.Fail, Err: stamp.KindOf(k.err), Why: "takes no more appends since one failed on another replica"})
+		}
+		x.mu.Unlock()
 		if err == nil {
-			err = rerr
+			err = k.err
 		}
 	}
 	if a.cancel != nil {
 		a.cancel()
+	}
+	if a.answered.Load() && (a.err == nil || err == nil) {
+		return a.err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for err == nil && !a.answered.Load() {
+		err = n.wait(ctx, a) // for those before it
+	}
+	if !a.answered.Load() {
+		n.step(x, &replica.Input{Event: replica.GiveUp, Call: a})
+		return err
+	}
+	if a.err == nil || err == nil {
+		return a.err
 	}
 	return err
 }
@@ -173,144 +314,85 @@ func (n *Disk) journalSize(a *appending) int64 {
 	return int64(entrySize(len(a.blocks), sums, payload))
 }
 
-// claim gives the append its place at the end of the extent and adds its blocks
-// to the index in memory. It returns with the extent's mu held, unless it
-// fails. A replicated append waits for its predecessors.
-func (n *Disk) claim(ctx context.Context, a *appending) error {
-	x := a.x
-	x.mu.Lock()
-	for {
-		if err := x.appendable(a.op); err != nil {
-			x.mu.Unlock()
-			return err
-		}
-		if a.offset < 0 || a.offset == x.live.next {
-			break
-		}
-		if a.offset < x.live.next {
-			next := x.live.next
-			x.mu.Unlock()
-			return stamp.Errorf(stamp.Invalid, a.op, "extent %v: an append at %d, the replica ends at %d", x.id, a.offset, next)
-		}
-		ch := x.live.arrivals.wait(a.offset)
-		x.mu.Unlock()
-		select {
-		case <-ch:
-		case <-n.down:
-			return n.serving(a.op)
-		case <-ctx.Done():
-			return stamp.Errorf(stamp.Timeout, a.op, "extent %v: waiting for the append before %d: %w", x.id, a.offset, ctx.Err())
-		}
-		x.mu.Lock()
-	}
+// placed takes the append into the index, and its bytes into memory. Called with
+// x.mu held.
+func (n *Disk) placed(x *extent, a *appending, offset int64) {
 	l := x.live
-	a.offset = l.next
-	l.next += a.total
+	a.offset, a.placed = offset, true
 	last := len(a.blocks) - 1
 	for i := range a.blocks {
 		b := &a.blocks[i]
 		l.index.Append(len(b.Payload), b.Sums, i == last)
 	}
-	l.arrivals.wake(l.next)
-	return nil
-}
-
-// appendSmall takes the append into memory and into the journal.
-func (n *Disk) appendSmall(ctx context.Context, a *appending) (*commit, error) {
-	if err := n.claim(ctx, a); err != nil {
-		return nil, err
-	}
 	a.context(n)
-	l := a.x.live
-	at := a.offset
-	for i := range a.blocks {
-		l.write(n, at, a.blocks[i].Payload)
-		at += int64(len(a.blocks[i].Payload))
-	}
-	if l.queued == a.offset {
-		c, err := n.enqueue(a, entryAppend)
-		a.x.mu.Unlock()
-		if err == nil {
-			n.replicate(a)
+	if a.large() {
+		a.takeEnds(x)
+	} else {
+		at := offset
+		for i := range a.blocks {
+			l.write(n, at, a.blocks[i].Payload)
+			at += int64(len(a.blocks[i].Payload))
 		}
-		return c, err
 	}
-	a.x.mu.Unlock()
-	n.replicate(a)
-	return n.enqueueInTurn(a, entryAppend)
+	a.tell()
 }
 
-// enqueue gives the append's entry to the journal. Called with the extent's mu
-// held, when all before it are queued.
-func (n *Disk) enqueue(a *appending, kind byte) (*commit, error) {
-	l := a.x.live
-	n.activate(a.x) // a round may have gone by since the append got its place
+// takeEnds notes what stands before a large append in its first sector, and
+// takes into memory what it has of its last one.
+func (a *appending) takeEnds(x *extent) {
+	l := x.live
+	a.head = disk.GetBuffer(extentstore.SectorSize)
+	a.nHead = copy(a.head.B, l.tail(a.offset))
+	end := a.offset + a.total
+	if whole := sectorDown(end); whole < end {
+		c := newChunk(whole, minChunk)
+		c.end = end
+		copyOut(c.buf.B[:end-whole], a.blocks, whole-a.offset)
+		l.chunks = append(l.chunks, c)
+	}
+	a.named = x.dataName || x.named
+}
+
+// enqueue gives the append's entry to the journal, in its turn. Called with x.mu
+// held.
+func (n *Disk) enqueue(x *extent, a *appending) error {
+	l := x.live
+	n.activate(x) // a round may have gone by since the append got its place
 	end := a.offset + a.total
 	var c *commit
 	var segment int64
 	var err error
-	if kind == entryAppend {
-		c, segment, err = n.journal.add(a.x, end, kind, a.x.id, a.offset, a.blocks)
+	if a.large() {
+		c, segment, err = n.journal.add(x, end, entryLarge, x.id, a.offset, a.blocks, l.tail(end))
 	} else {
-		c, segment, err = n.journal.add(a.x, end, kind, a.x.id, a.offset, a.blocks, l.tail(end))
+		c, segment, err = n.journal.add(x, end, entryAppend, x.id, a.offset, a.blocks)
 	}
 	if err != nil {
-		a.x.abandon(n, err)
-		return nil, n.unavailable(a.op, err)
+		return err
 	}
 	n.journal.leave(a.room)
-	a.room = 0
+	a.room, a.c = 0, c
 	if l.firstSeg == none {
 		l.firstSeg = segment
 	}
 	l.last = c
-	l.queued = end
-	l.turns.wake(end)
-	return c, nil
-}
-
-// enqueueInTurn waits until everything before the append is queued, which
-// takes as long as the data disk needs for the large ones among it.
-func (n *Disk) enqueueInTurn(a *appending, kind byte) (*commit, error) {
-	x := a.x
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for {
-		// A seal, a delete or a failure since the append got its place ends
-		// it here: it has reached no journal.
-		if err := x.appendable(a.op); err != nil {
-			return nil, err
-		}
-		if x.live.queued == a.offset {
-			return n.enqueue(a, kind)
-		}
-		ch := x.live.turns.wait(a.offset)
-		x.mu.Unlock()
-		select {
-		case <-ch:
-		case <-n.down:
-		}
-		x.mu.Lock()
-		if err := n.serving(a.op); err != nil {
-			x.abandon(n, err)
-			return nil, err
-		}
-	}
+	a.tell()
+	return nil
 }
 
 // appendLarge writes the payload to the extent's file, and then only the index
 // entry and the partial last sector to the journal. That spares a device that
 // holds journal and data half of the bytes.
-func (n *Disk) appendLarge(ctx context.Context, a *appending) (*commit, error) {
+func (n *Disk) appendLarge(ctx context.Context, a *appending) error {
 	x := a.x
 	x.mu.Lock()
-	if err := x.appendable(a.op); err != nil {
-		x.mu.Unlock()
-		return nil, err
-	}
 	l := x.live
+	if kind, why := x.r.Refusal(); why != "" && !a.fill || l == nil {
+		x.mu.Unlock()
+		return stamp.Errorf(kind, a.op, "extent %v %s", x.id, why)
+	}
 	l.large++ // keeps the file from being finished or removed
-	reach := l.next + a.total
+	reach := x.r.Next() + a.total
 	x.mu.Unlock()
 	err := n.placeLarge(ctx, a, reach)
 	x.mu.Lock()
@@ -320,10 +402,7 @@ func (n *Disk) appendLarge(ctx context.Context, a *appending) (*commit, error) {
 	if idle {
 		n.wake()
 	}
-	if err != nil {
-		return nil, err
-	}
-	return n.enqueueInTurn(a, entryLarge)
+	return err
 }
 
 // placeLarge gives the append its place and its payload to the file, durably.
@@ -337,45 +416,33 @@ func (n *Disk) placeLarge(ctx context.Context, a *appending, reach int64) error 
 	if err := h.grow(n, reach, x.target); err != nil {
 		return n.dataError(a.op, x.id, err)
 	}
-	if err := n.claim(ctx, a); err != nil {
+	if err := n.place(ctx, a); err != nil {
 		return err
 	}
-	a.context(n)
-	l := x.live
-	end := a.offset + a.total
-	head := disk.GetBuffer(extentstore.SectorSize)
-	defer head.Put()
-	nHead := copy(head.B, l.tail(a.offset))
-	if whole := sectorDown(end); whole < end {
-		c := newChunk(whole, minChunk)
-		c.end = end
-		copyOut(c.buf.B[:end-whole], a.blocks, whole-a.offset)
-		l.chunks = append(l.chunks, c)
-	}
-	named := x.dataName || x.named
-	x.mu.Unlock()
+	defer a.head.Put()
 	n.replicate(a)
 
 	n.writes.begin()
 	serving := n.whileServing(ctx)
-	err = n.writeLarge(serving, h, a, head.B[:nHead])
-	if err == nil && !named {
+	err = n.writeLarge(serving, h, a, a.head.B[:a.nHead])
+	if err == nil && !a.named {
 		err = n.syncNames(serving)
 	}
 	if err == nil {
 		err = h.sync(serving, n)
 	}
 	n.writes.end()
+	if err != nil {
+		err = n.dataError(a.op, x.id, err)
+	}
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	if err != nil {
-		x.abandon(n, err)
-	} else {
-		x.dataName = true
+		n.step(x, &replica.Input{Event: replica.Fail, Err: stamp.KindOf(err), Why: "takes no more appends since one failed"})
+		return err
 	}
-	x.mu.Unlock()
-	if err != nil {
-		return n.dataError(a.op, x.id, err)
-	}
+	x.dataName = true
+	n.step(x, &replica.Input{Event: replica.Ready, Call: a})
 	return nil
 }
 
@@ -436,8 +503,8 @@ func (n *Disk) replicate(a *appending) {
 	if len(a.others) == 0 {
 		return
 	}
-	a.acks = make(chan error, len(a.others))
-	for _, id := range a.others {
+	a.acks = make(chan ack, len(a.others))
+	for i, id := range a.others {
 		go func() {
 			peer, err := n.opts.Peers.Node(id)
 			if err == nil {
@@ -450,7 +517,7 @@ func (n *Disk) replicate(a *appending) {
 				}
 				err = stamp.Errorf(kind, a.op, "extent %v at %d: replica on %s: %w", a.x.id, a.offset, id, err)
 			}
-			a.acks <- err
+			a.acks <- ack{i, err}
 		}()
 	}
 }

@@ -10,27 +10,16 @@ import (
 	"stamp/extentstore"
 	"stamp/extentstore/block"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/replica"
 )
 
-// An extent is one replica on this node.
+// An extent is one replica on this node. What it does is decided by r; it is
+// stepped, and what it asks for is done, in one go under mu (see step).
 //
-// Its states, by flags:
-//
-//	(none)           never created here; exists because a Close came first
-//	created          takes appends
-//	closed           takes none; its length may still be cut by a seal
-//	sealed           has its final length; the last of it may rest on the journal
-//	sealed|final     all of it is in its file; live is nil
-//	deleted          its files are being removed
-//
-// Bytes go through four marks, each at the end of a whole append:
-//
-//	flushed <= durable <= queued <= next
-//
-// next is where the next append will stand; up to queued entries were given
-// to the journal, in offset order; up to durable they are on it; up to flushed
-// the index file vouches for them and the journal is not needed any more, but
-// for the partial last sector.
+// Of the marks of its bytes (see replica.State) durable is kept here as well,
+// as the journal's writer knows it, and there is one more below it: up to
+// flushed the index file vouches for the bytes and the journal is not needed any
+// more, but for the partial last sector.
 type extent struct {
 	id      extentstore.ExtentID
 	target  int64
@@ -38,7 +27,7 @@ type extent struct {
 	durable atomic.Int64 // raised by the journal's writer; the final length once sealed
 
 	mu       sync.Mutex // guards the fields below
-	flags    byte
+	r        replica.State
 	born     uint64        // sequence number of the journal's record with its creation
 	gone     chan struct{} // of a deleted extent: closed when nothing is left of it
 	named    bool          // the extent's files are in the directory, durably
@@ -60,23 +49,19 @@ type extent struct {
 
 // live is what only an extent needs whose bytes are not all in its file.
 type live struct {
-	failed   error // an append failed half-way: no more of them
-	next     int64
-	queued   int64
 	flushed  int64
 	index    block.Index
-	chunks   []*chunk // bytes in memory, in offset order; what is between them is in the file
-	last     *commit  // of the last entry given to the journal
-	firstSeg int64    // oldest segment with an entry beyond flushed, or none
-	tailSeg  int64    // oldest segment with a byte of the partial sector that ends at flushed, or none
-	unsynced bool     // the files were written by a process that may not have synced them
-	arrivals waitList // replicated appends that came before their predecessors
-	turns    waitList // appends whose predecessors are not yet queued
-	indexEnd int64    // size of the index file
-	large    int      // large appends that are writing to the file
-	counted  int64    // part of Disk.unflushed
-	sealAt   int64    // during replay: the length of a seal, or -1
-	indexed  int64    // during replay: where the index file ends
+	chunks   []*chunk          // bytes in memory, in offset order; what is between them is in the file
+	last     *commit           // of the last entry given to the journal
+	firstSeg int64             // oldest segment with an entry beyond flushed, or none
+	tailSeg  int64             // oldest segment with a byte of the partial sector that ends at flushed, or none
+	unsynced bool              // the files were written by a process that may not have synced them
+	indexEnd int64             // size of the index file
+	large    int               // large appends that are writing to the file
+	counted  int64             // part of Disk.unflushed
+	indexed  int64             // during replay: where the index file ends
+	rec      *replica.Recovery // during replay, of r
+	doubt    bool              // found doubtful by replay, which the journal does not know yet
 	// restoring is, during replay, the part that has been found of the
 	// partial sector at the end of what the index vouches for.
 	restoring piece
@@ -90,72 +75,29 @@ func newExtent(id extentstore.ExtentID) *extent {
 	return &extent{id: id, stateSeg: none}
 }
 
-func newLive() *live { return &live{firstSeg: none, tailSeg: none, sealAt: -1} }
+func newLive() *live { return &live{firstSeg: none, tailSeg: none} }
 
 // has reports whether any of the flags is set.
-func (x *extent) has(flags byte) bool { return x.flags&flags != 0 }
+func (x *extent) has(flags replica.Flags) bool { return x.r.Has(flags) }
 
 // state is the extent's record for the state log. Called with mu held.
 func (x *extent) state() extentState {
-	s := extentState{id: x.id, target: x.target, born: x.born, flags: x.flags, spec: x.spec}
+	s := extentState{id: x.id, target: x.target, born: x.born, flags: x.r.Flags(), spec: x.spec}
 	if x.has(flagSealed) {
-		s.length = x.sealedLength()
+		s.length = x.r.Queued()
 	}
 	return s
-}
-
-// sealedLength is the final length. Called with mu held.
-func (x *extent) sealedLength() int64 {
-	if x.live != nil {
-		return x.live.queued
-	}
-	return x.durable.Load()
-}
-
-// appendable is nil if the extent takes appends. Called with mu held.
-func (x *extent) appendable(op string) error {
-	switch {
-	case x.has(flagDeleted):
-		return notFound(op, x.id)
-	case x.has(flagSealed):
-		return stamp.Errorf(stamp.Sealed, op, "extent %v is sealed at %d", x.id, x.sealedLength())
-	case x.has(flagClosed):
-		return stamp.Errorf(stamp.Sealed, op, "extent %v has answered a seal", x.id)
-	case x.live.failed != nil:
-		return stamp.Errorf(stamp.Sealed, op, "extent %v takes no more appends since one failed: %w", x.id, x.live.failed)
-	}
-	return nil
 }
 
 func notFound(op string, id extentstore.ExtentID) error {
 	return stamp.Errorf(stamp.NotFound, op, "no extent %v on this node", id)
 }
 
-// abandon ends appends to an extent after one failed at a place where later
-// ones may already have theirs. What was not given to the journal is
-// forgotten. Called with mu held.
-func (x *extent) abandon(n *Disk, err error) {
-	l := x.live
-	if l == nil {
-		return
-	}
-	if l.failed == nil {
-		l.failed = err
-	}
-	l.cut(n, l.queued)
-	if l.stopRepl != nil {
-		l.stopRepl()
-	}
-}
-
-// cut ends the extent at length, which is not above queued, for good. Appends
-// that have a place beyond and wait for their turn end.
+// cut forgets the bytes from length on, for good.
 func (l *live) cut(n *Disk, length int64) {
-	l.next, l.queued, l.flushed = length, length, min(l.flushed, length)
+	l.flushed = min(l.flushed, length)
 	l.index.Truncate(length)
 	l.cutChunks(n, length)
-	l.arrivals.wakeAll()
-	l.turns.wakeAll()
 }
 
 // replication is the context of calls to other replicas. Called with mu held.
@@ -301,44 +243,6 @@ func (l *live) release(n *Disk) {
 		l.drop(n, c)
 	}
 	l.chunks = nil
-}
-
-// A waitList holds who waits for a mark of an extent to reach an offset.
-type waitList []waiter
-
-type waiter struct {
-	offset int64
-	ch     chan struct{}
-}
-
-func (w *waitList) wait(offset int64) <-chan struct{} {
-	ch := make(chan struct{})
-	*w = append(*w, waiter{offset, ch})
-	return ch
-}
-
-// wake ends the waits for offset.
-func (w *waitList) wake(offset int64) {
-	if len(*w) == 0 {
-		return
-	}
-	keep := (*w)[:0]
-	for _, e := range *w {
-		if e.offset == offset {
-			close(e.ch)
-		} else {
-			keep = append(keep, e)
-		}
-	}
-	clear((*w)[len(keep):])
-	*w = keep
-}
-
-func (w *waitList) wakeAll() {
-	for _, e := range *w {
-		close(e.ch)
-	}
-	*w = nil
 }
 
 // A groupSync lets callers who need the same file synced share the syncs: one

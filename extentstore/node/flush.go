@@ -213,7 +213,7 @@ func (n *Disk) flushExtent(x *extent) error {
 		return fmt.Errorf("extent %v: %w", x.id, err)
 	}
 	// A seal may have cut the extent below what was just flushed.
-	l.flushed = min(f.to, l.queued)
+	l.flushed = min(f.to, x.r.Queued())
 	l.tailSeg = f.tailSeg(l.tailSeg)
 	l.indexEnd += f.indexBytes
 	l.unsynced = false
@@ -262,7 +262,7 @@ func (n *Disk) beginFlush(x *extent) (*flushing, bool) {
 	if l == nil || x.has(flagDeleted) {
 		return nil, false
 	}
-	f := &flushing{x: x, l: l, to: l.queued, firstSeg: l.firstSeg}
+	f := &flushing{x: x, l: l, to: x.r.Queued(), firstSeg: l.firstSeg}
 	l.firstSeg = none // entries from now on set it again
 	last, ok := l.last, true
 	// A seal that comes while this waits is waited for as well: making the
@@ -279,9 +279,9 @@ func (n *Disk) beginFlush(x *extent) (*flushing, bool) {
 		}
 		return nil, false
 	}
-	f.to = min(f.to, l.queued)
+	f.to = min(f.to, x.r.Queued())
 	f.from = min(l.flushed, f.to)
-	f.final = x.has(flagSealed) && l.large == 0 && f.to == l.queued
+	f.final = x.has(flagSealed) && l.large == 0 && f.to == x.r.Queued()
 	f.unsynced = l.unsynced
 	f.index = l.index
 	for _, c := range l.chunks {
@@ -425,7 +425,7 @@ func (n *Disk) flushIndex(ctx context.Context, f *flushing) error {
 // finish makes an extent final, after all of it was flushed. Called with mu
 // held.
 func (n *Disk) finish(x *extent, f *flushing) {
-	x.flags |= flagFinal
+	x.r.Mark(flagFinal)
 	if x.stateSeg == none {
 		// The flag must reach the state log before the journal forgets
 		// this extent's records.

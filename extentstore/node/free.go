@@ -195,7 +195,7 @@ func (n *Disk) rewriteStates() error {
 	for _, x := range n.above(0, n.count()) {
 		x.mu.Lock()
 		s, changed := x.state(), x.changed
-		known := x.flags != 0
+		known := x.r.Flags() != 0
 		x.mu.Unlock()
 		if !known {
 			continue

@@ -8,6 +8,7 @@ import (
 
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/replica"
 )
 
 // What becomes of a disk that has lost what it alone held on a journal: the
@@ -28,16 +29,17 @@ func (n *Disk) adopt(unknown map[extentstore.ExtentID]bool) {
 	for _, id := range slices.Sorted(maps.Keys(unknown)) {
 		x := newExtent(id)
 		x.live = newLive()
+		x.live.rec = &replica.Recovery{State: &x.r}
+		x.live.rec.Restore(flagCreated|flagClosed|flagDoubtful, -1, 0)
 		if err := n.restoreLive(x); err != nil {
 			n.opts.Log.Error("an extent that is known by its files only is left alone", "disk", n.opts.ID, "extent", id, "error", err)
 			continue
 		}
-		x.flags = flagCreated | flagClosed | flagDoubtful
 		x.spec = spec{kind: n.kindInFile(id)}
 		x.named, x.dataName, x.hasIndex = true, true, true
 		n.add(x)
-		n.restored(x)
-		n.opts.Log.Error("the creation of an extent was lost with the journal: it is doubtful", "disk", n.opts.ID, "extent", id, "length", x.live.queued)
+		n.restored(x, true)
+		n.opts.Log.Error("the creation of an extent was lost with the journal: it is doubtful", "disk", n.opts.ID, "extent", id, "length", x.r.Queued())
 	}
 }
 
@@ -62,10 +64,7 @@ func (n *Disk) noteLoss() error {
 	for _, id := range n.ids {
 		x := n.extents[id]
 		if l := x.live; l != nil && !x.has(flagSealed) {
-			x.flags |= flagClosed | flagDoubtful
-			if l.failed == nil {
-				l.failed = errDamaged
-			}
+			l.doubt = false // it is in the state log instead
 			doubtful++
 		} else {
 			sealed++
@@ -86,11 +85,10 @@ func (n *Disk) noteLoss() error {
 	return nil
 }
 
-// endsInFile reports whether the file of a sealed extent has its last sector,
+// endsInFile reports whether the file of an extent sealed at end has its last sector,
 // which only a flush of the whole extent writes.
-func (n *Disk) endsInFile(x *extent) bool {
+func (n *Disk) endsInFile(x *extent, end int64) bool {
 	l := x.live
-	end := l.queued
 	if end == 0 {
 		return true
 	}

@@ -46,7 +46,7 @@ func (j *journal) recover() (damaged bool, err error) {
 	}
 	each(j.disks, func(d *Disk) error {
 		d.lost = d.label.journal != (journalID{}) && d.journal.member == nil
-		return d.replayed()
+		return d.replayed(damaged)
 	})
 	return damaged, nil
 }

@@ -171,7 +171,7 @@ type piece struct {
 func (n *Disk) view(ctx context.Context, op string, x *extent, from, to int64) (*view, error) {
 	v := &view{x: x}
 	x.mu.Lock()
-	if x.flags&flagDeleted != 0 || x.flags&flagCreated == 0 {
+	if x.has(flagDeleted) || !x.has(flagCreated) {
 		x.mu.Unlock()
 		return nil, notFound(op, x.id)
 	}

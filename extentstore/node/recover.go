@@ -8,6 +8,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/replica"
 )
 
 // load claims the disk and rebuilds its memory from the state log and the
@@ -50,10 +51,10 @@ func (n *Disk) load() error {
 
 // replayed checks every extent after replay, and the directory against what is
 // known. A disk that has lost what it alone held on a journal notes that.
-func (n *Disk) replayed() error {
+func (n *Disk) replayed(damaged bool) error {
 	for _, x := range n.extents {
 		if x.live != nil {
-			n.restored(x)
+			n.restored(x, damaged || n.lost)
 		}
 	}
 	if err := n.inventory(); err != nil {
@@ -83,16 +84,16 @@ func (n *Disk) restoreState(s extentState) {
 		x = newExtent(s.id)
 		n.add(x)
 	}
-	x.logged, x.flags, x.target, x.born, x.spec = true, s.flags, s.target, s.born, s.spec
+	x.logged, x.target, x.born, x.spec = true, s.target, s.born, s.spec
 	if s.flags&flagFinal != 0 {
+		x.r = replica.RestoreFinal(s.flags, s.length)
 		x.live = nil
 		x.durable.Store(s.length)
 		return
 	}
 	x.live = newLive()
-	if s.flags&flagSealed != 0 {
-		x.live.sealAt = s.length
-	}
+	x.live.rec = &replica.Recovery{State: &x.r}
+	x.live.rec.Restore(s.flags, s.length, 0)
 }
 
 // restoreLive reads the index of an extent that is not final. It ends the
@@ -104,20 +105,21 @@ func (n *Disk) restoreLive(x *extent) error {
 	}
 	l := x.live
 	l.index, l.indexEnd = index, size
+	l.rec.Indexed(index.End())
 	l.resume(index.End())
 	if !clean {
 		n.opts.Log.Error("index of an extent is damaged", "disk", n.opts.ID, "extent", x.id, "good", index.End())
-		l.failed = errDamaged
+		l.rec.Damaged = true
 	}
 	return nil
 }
 
-var errDamaged = errors.New("its index or the journal was damaged")
+var errDamaged = errors.New("its index was damaged")
 
 // resume makes length the extent's end, whose last partial sector replay has to
 // bring.
 func (l *live) resume(length int64) {
-	l.next, l.queued, l.flushed, l.indexed = length, length, length, length
+	l.flushed, l.indexed = length, length
 	if whole := sectorDown(length); whole < length {
 		c := newChunk(whole, minChunk)
 		c.end = length
@@ -149,9 +151,9 @@ func (l *live) bring(at int64, p []byte) bool {
 
 // whole reports whether bring has brought all of it that is below the extent's
 // end.
-func (l *live) whole() bool {
+func (l *live) whole(end int64) bool {
 	sector := sectorDown(l.indexed)
-	end := min(l.indexed, l.queued)
+	end = min(l.indexed, end)
 	return sector >= end || l.restoring.start == sector && l.restoring.end >= end
 }
 
@@ -170,6 +172,8 @@ func (n *Disk) replayEntry(segment int64, seq uint64, e *entry) error {
 		case entryCreate, entryClose, entryDelete:
 			x = newExtent(e.id)
 			x.live = newLive()
+			x.live.rec = &replica.Recovery{State: &x.r}
+			x.live.rec.Restore(0, -1, 0)
 			x.born = seq
 			if old := n.dying[e.id]; old != nil && e.kind != entryDelete {
 				// This one was made when nothing was left of the old one.
@@ -198,6 +202,10 @@ func (n *Disk) replayEntry(segment int64, seq uint64, e *entry) error {
 	if x.stateSeg == none {
 		x.stateSeg = segment
 	}
+	rec := &replica.Recovery{State: &x.r, SealAt: -1} // of a final one
+	if x.live != nil {
+		rec = x.live.rec
+	}
 	switch e.kind {
 	case entryCreate:
 		if x.has(flagCreated) {
@@ -207,20 +215,19 @@ func (n *Disk) replayEntry(segment int64, seq uint64, e *entry) error {
 		if err != nil {
 			return err
 		}
-		x.flags |= flagCreated
 		x.spec, x.target = sp, e.offset
+		rec.ReplayChange(replica.Create, 0)
 	case entryClose:
-		x.flags |= flagClosed
+		rec.ReplayChange(replica.Close, 0)
 	case entryDoubt:
-		x.flags |= flagClosed | flagDoubtful
+		rec.ReplayChange(replica.Doubt, 0)
 	case entrySeal:
-		if x.live == nil {
-			return nil
+		if l := x.live; l != nil {
+			rec.ReplayChange(replica.Seal, e.offset)
+			l.cut(n, min(e.offset, l.index.End()))
 		}
-		x.live.sealAt = e.offset
-		x.live.cutReplayed(n, e.offset)
 	case entryDelete:
-		x.flags |= flagClosed | flagDeleted
+		rec.ReplayChange(replica.Delete, 0)
 		x.gone = make(chan struct{})
 		if x.live != nil {
 			x.live.release(n)
@@ -242,30 +249,30 @@ func (l *live) replayBytes(n *Disk, x *extent, segment int64, e *entry) {
 	if e.kind != entryAppend {
 		at = sectorDown(end)
 	}
-	if l.failed != nil {
+	if l.rec.Damaged {
 		return
 	}
 	n.activate(x)
 	if l.bring(at, e.payload) && l.tailSeg == none {
 		l.tailSeg = segment
 	}
-	if e.kind == entryTail || l.sealAt >= 0 && end > l.sealAt {
+	if e.kind == entryTail {
 		return
 	}
-	if e.offset > l.queued {
-		l.failed = errDamaged // a gap ends the extent
+	from := x.r.Queued()
+	replayed := l.rec.ReplayAppend(e.offset, end)
+	if replayed == replica.Skip {
 		return
 	}
 	if l.firstSeg == none {
 		l.firstSeg = segment
 	}
-	if end <= l.queued {
+	if replayed == replica.Have {
 		// The files have it, but perhaps not durably: whoever wrote them
 		// may have been killed before the sync.
 		l.unsynced = true
 		return
 	}
-	from := l.queued
 	block := e.offset
 	e.eachBlock(func(length int, sums []uint32, last bool) {
 		if block >= l.index.End() {
@@ -281,55 +288,54 @@ func (l *live) replayBytes(n *Disk, x *extent, segment int64, e *entry) {
 		copy(c.buf.B, e.payload)
 		l.chunks = append(l.chunks, c)
 	}
-	l.next, l.queued = end, end
 }
 
-// cutReplayed cuts an extent for a seal in the journal.
-func (l *live) cutReplayed(n *Disk, length int64) {
-	if length < l.queued {
-		l.cut(n, length)
-	}
-}
-
-// restored checks an extent after replay and gives it its length. If something
-// that was acknowledged is missing, the extent is in doubt.
-func (n *Disk) restored(x *extent) {
+// restored ends the recovery of an extent. If something that was acknowledged
+// is missing, the extent is in doubt.
+func (n *Disk) restored(x *extent, damaged bool) {
 	l := x.live
-	if l.sealAt >= 0 {
-		l.cutReplayed(n, l.sealAt)
+	end := x.r.Queued()
+	sealed := l.rec.SealAt
+	if sealed >= 0 && sealed < end {
+		end = sealed
+		l.cut(n, end)
 	}
-	if !l.whole() {
+	loss := replica.Loss{Journal: damaged}
+	if !l.whole(end) {
 		// The journal should have had the last sector. Only what is in the
 		// file counts, and of a sealed extent that may be all.
-		whole := l.sealAt >= 0 && n.endsInFile(x)
-		n.opts.Log.Error("the end of an extent is missing from the journal", "disk", n.opts.ID, "extent", x.id, "length", l.queued, "indexed", l.indexed, "in file", whole)
-		l.failed = errDamaged
+		whole := sealed >= 0 && n.endsInFile(x, end)
+		n.opts.Log.Error("the end of an extent is missing from the journal", "disk", n.opts.ID, "extent", x.id, "length", end, "indexed", l.indexed, "in file", whole)
 		l.release(n)
 		l.tailSeg = none
 		if !whole {
-			l.cut(n, l.index.Floor(sectorDown(l.indexed)))
+			loss.Tail, loss.Offset = true, l.index.Floor(sectorDown(l.indexed))
 		}
 	}
-	if end := l.index.Floor(l.queued); end != l.queued {
-		n.opts.Log.Error("an extent ends within an append", "disk", n.opts.ID, "extent", x.id, "length", l.queued, "whole", end)
-		l.failed = errDamaged
-		l.cut(n, end)
+	others := x.spec.replicas
+	primary := len(others) > 1 && others[0] == n.opts.ID
+	for _, o := range l.rec.Recovered(loss, primary, &l.index, nil) {
+		switch o.Action {
+		case replica.Cut:
+			l.cut(n, o.Offset)
+		case replica.Log:
+			l.doubt = true // settle tells the journal
+		}
 	}
-	x.durable.Store(l.queued)
+	l.rec = nil
+	length := x.r.Queued()
+	x.durable.Store(length)
 	switch {
-	case l.sealAt > l.queued:
-		n.opts.Log.Error("a sealed extent is shorter than it must be", "disk", n.opts.ID, "extent", x.id, "length", l.queued, "sealed", l.sealAt)
-		l.failed = errDamaged
-		x.flags &^= flagSealed
-	case l.sealAt >= 0:
-		x.flags |= flagClosed | flagSealed
-		x.flags &^= flagDoubtful
+	case sealed > length:
+		n.opts.Log.Error("a sealed extent is shorter than it must be", "disk", n.opts.ID, "extent", x.id, "length", length, "sealed", sealed)
+	case length < end && !loss.Tail:
+		n.opts.Log.Error("an extent ends within an append", "disk", n.opts.ID, "extent", x.id, "length", end, "whole", length)
+	}
+	if x.has(flagSealed) {
 		n.restingCount.Add(1)
 		if x.stateSeg == none {
 			x.stateSeg = n.journal.tail
 		}
-	case l.failed == nil && x.has(flagDoubtful):
-		l.failed = errDamaged
 	}
 	if x.has(flagCreated) && !x.has(flagSealed) {
 		n.unsealed.Add(1)
@@ -406,9 +412,8 @@ func (n *Disk) settle(damaged bool) error {
 		n.opts.Log.Error("the journal is damaged, acknowledged appends may be missing: extents that are not sealed are doubtful", "disk", n.opts.ID)
 	}
 	for _, x := range n.extents {
-		if l := x.live; l != nil && !x.has(flagSealed|flagDoubtful) && (damaged || l.failed != nil) {
+		if l := x.live; l != nil && l.doubt {
 			x.mu.Lock()
-			x.flags |= flagClosed | flagDoubtful
 			err := n.log(x, entryDoubt, 0, nil)
 			x.mu.Unlock()
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/replica"
 )
 
 // Create implements extentstore.ExtentNode.
@@ -37,25 +38,11 @@ func (n *Disk) create(ctx context.Context, s extentstore.ExtentSpec) error {
 	if err != nil {
 		return err
 	}
-	done, err := n.change(ctx, op, x, func() (bool, error) {
-		switch {
-		case x.has(flagClosed):
-			return false, stamp.Errorf(stamp.Sealed, op, "extent %v has answered a seal", s.ID)
-		case x.has(flagCreated):
-			if x.target != s.Target || x.spec.kind != s.Kind || !slices.Equal(x.spec.replicas, s.Replicas) || x.live.next != 0 {
-				return false, stamp.Errorf(stamp.Invalid, op, "extent %v exists and is not the same or not empty", s.ID)
-			}
-			return false, nil
-		}
-		x.flags |= flagCreated
-		x.spec, x.target = shared, s.Target
-		n.unsealed.Add(1)
-		return true, nil
-	}, entryCreate, s.Target, encoded)
-	if err != nil {
-		return err
-	}
-	return n.await(ctx, op, done)
+	a := &asking{op: op, kind: entryCreate, offset: s.Target, payload: encoded, spec: shared, target: s.Target}
+	return n.change(ctx, x, a, func(in *replica.Input) {
+		in.Event = replica.Create
+		in.Same = x.target == s.Target && x.spec.kind == s.Kind && slices.Equal(x.spec.replicas, s.Replicas)
+	})
 }
 
 func (n *Disk) checkSpec(op string, s extentstore.ExtentSpec) error {
@@ -79,42 +66,34 @@ func (n *Disk) checkSpec(op string, s extentstore.ExtentSpec) error {
 	return nil
 }
 
-// change makes one change of an extent's state and gives it to the journal. fn
-// runs with the extent's mu held and says whether there is anything to change;
-// if not, the commit of the change before is returned.
-func (n *Disk) change(ctx context.Context, op string, x *extent, fn func() (bool, error), kind byte, offset int64, payload []byte) (*commit, error) {
-	size := int64(entrySize(0, 0, len(payload)))
-	if err := n.admitJournal(ctx, op, size, n.flusherSegments()); err != nil {
-		return nil, err
+// change asks an extent for a change of its state, and waits until that is
+// durable. fill completes the input, with the extent's mu held.
+func (n *Disk) change(ctx context.Context, x *extent, a *asking, fill func(in *replica.Input)) error {
+	size := int64(entrySize(0, 0, len(a.payload)))
+	if err := n.admitJournal(ctx, a.op, size, n.flusherSegments()); err != nil {
+		return err
 	}
-	defer n.journal.leave(size)
+	in := replica.Input{Call: a}
+	x.mu.Lock()
+	fill(&in)
+	n.step(x, &in)
+	changed, number := x.changed, x.r.Changes()
+	answered := a.answered
+	x.mu.Unlock()
+	n.journal.leave(size)
+	if answered {
+		return a.err
+	}
+	err := n.await(ctx, a.op, changed)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.has(flagDeleted) && kind != entryDelete {
-		return nil, notFound(op, x.id)
-	}
-	doit, err := fn()
 	if err != nil {
-		return nil, err
+		n.step(x, &replica.Input{Event: replica.GiveUp, Call: a})
+		return err
 	}
-	if !doit {
-		if x.changed == nil {
-			return doneCommit, nil
-		}
-		return x.changed, nil
-	}
-	if err := n.log(x, kind, offset, payload); err != nil {
-		return nil, n.unavailable(op, err)
-	}
-	return x.changed, nil
+	n.step(x, &replica.Input{Event: replica.Logged, Change: number})
+	return a.err
 }
-
-// doneCommit is a commit that is durable already.
-var doneCommit = func() *commit {
-	c := &commit{done: make(chan struct{})}
-	close(c.done)
-	return c
-}()
 
 // log gives a change of state to the journal. Called with x.mu held.
 func (n *Disk) log(x *extent, kind byte, offset int64, payload []byte) error {
@@ -158,23 +137,9 @@ func (n *Disk) closeExtent(ctx context.Context, id extentstore.ExtentID) (extent
 	if err != nil {
 		return extentstore.ReplicaState{}, err
 	}
-	done, err := n.change(ctx, op, x, func() (bool, error) {
-		if x.has(flagClosed) {
-			return false, nil
-		}
-		x.flags |= flagClosed
-		// What has reached the journal's queue comes before the answer,
-		// and counts. What has not, never will: it finds the extent closed.
-		x.live.cut(n, x.live.queued)
-		return true, nil
-	}, entryClose, 0, nil)
-	if err == nil {
-		err = n.await(ctx, op, done)
-	}
-	if err != nil {
-		return extentstore.ReplicaState{}, err
-	}
-	return n.replicaState(x), nil
+	a := &asking{op: op, kind: entryClose}
+	err = n.change(ctx, x, a, func(in *replica.Input) { in.Event = replica.Close })
+	return a.state, err
 }
 
 // Seal implements extentstore.ExtentNode.
@@ -197,33 +162,13 @@ func (n *Disk) seal(ctx context.Context, id extentstore.ExtentID, length int64) 
 	if length < 0 {
 		return stamp.Errorf(stamp.Invalid, op, "extent %v: length %d", id, length)
 	}
-	done, err := n.change(ctx, op, x, func() (bool, error) {
-		if x.has(flagSealed) {
-			if have := x.sealedLength(); have != length {
-				return false, stamp.Errorf(stamp.Invalid, op, "extent %v is sealed at %d, not %d", id, have, length)
-			}
-			return false, nil
+	a := &asking{op: op, kind: entrySeal, offset: length}
+	return n.change(ctx, x, a, func(in *replica.Input) {
+		in.Event, in.Offset = replica.Seal, length
+		if x.live != nil {
+			in.Ends = &x.live.index
 		}
-		l := x.live
-		if length > l.queued {
-			return false, stamp.Errorf(stamp.Corrupt, op, "extent %v has %d bytes here, sealed at %d", id, l.queued, length)
-		}
-		if !l.index.Boundary(length) {
-			return false, stamp.Errorf(stamp.Invalid, op, "extent %v: no append ends at %d", id, length)
-		}
-		if x.has(flagCreated) {
-			n.unsealed.Add(-1)
-		}
-		n.restingCount.Add(1)
-		x.flags |= flagClosed | flagSealed
-		x.flags &^= flagDoubtful // it has every byte that counts
-		l.cut(n, length)
-		return true, nil
-	}, entrySeal, length, nil)
-	if err != nil {
-		return err
-	}
-	return n.await(ctx, op, done)
+	})
 }
 
 // Delete implements extentstore.ExtentNode.
@@ -243,24 +188,7 @@ func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	if x == nil {
 		return nil
 	}
-	done, err := n.change(ctx, op, x, func() (bool, error) {
-		if x.has(flagDeleted) {
-			return false, nil
-		}
-		if x.has(flagCreated) && !x.has(flagSealed) {
-			n.unsealed.Add(-1)
-		}
-		x.flags |= flagClosed | flagDeleted
-		x.gone = make(chan struct{})
-		if x.live != nil {
-			x.live.cut(n, x.live.queued)
-		}
-		return true, nil
-	}, entryDelete, 0, nil)
-	if err != nil {
-		return err
-	}
-	if err := n.await(ctx, op, done); err != nil {
+	if err := n.change(ctx, x, &asking{op: op, kind: entryDelete}, func(in *replica.Input) { in.Event = replica.Delete }); err != nil {
 		return err
 	}
 	n.remove(x)
@@ -285,21 +213,15 @@ func (n *Disk) Stat(_ context.Context, id extentstore.ExtentID) (extentstore.Rep
 func (n *Disk) known(x *extent) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.flags != 0
+	return x.r.Flags() != 0
 }
 
 func (n *Disk) replicaState(x *extent) extentstore.ReplicaState {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := extentstore.ReplicaState{
-		ID:       x.id,
-		Length:   x.durable.Load(),
-		Closed:   x.has(flagClosed),
-		Sealed:   x.has(flagSealed),
-		Doubtful: x.has(flagDoubtful),
-	}
-	if s.Sealed {
-		s.Length = x.sealedLength()
+	s := x.r.Report(x.id)
+	if !s.Sealed {
+		s.Length = x.durable.Load() // the journal's writer knows first
 	}
 	return s
 }

@@ -9,6 +9,7 @@ import (
 
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/replica"
 )
 
 // The state log says which extents a node has and in which state, so that a
@@ -53,14 +54,14 @@ const (
 	stateRecordMin = 35
 )
 
-// On disk: append only, never renumber.
+// The flags are those of package replica.
 const (
-	flagCreated  = 1 << iota // the StreamManager has asked for this replica
-	flagClosed               // answered a seal
-	flagSealed               // has its final length
-	flagFinal                // and that is in the extent's file, all of it
-	flagDoubtful             // acknowledged bytes may be missing
-	flagDeleted              // is gone
+	flagCreated  = replica.Created
+	flagClosed   = replica.Closed
+	flagSealed   = replica.Sealed
+	flagFinal    = replica.Final
+	flagDoubtful = replica.Doubtful
+	flagDeleted  = replica.Deleted
 )
 
 var stateMagic = [4]byte{'S', 'X', 'S', 'L'}
@@ -71,7 +72,7 @@ type extentState struct {
 	length int64
 	target int64
 	born   uint64
-	flags  byte
+	flags  replica.Flags
 	spec   spec
 }
 
@@ -143,7 +144,7 @@ func appendStateGroup(dst []byte, position int64, records []extentState) []byte 
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.length))
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.target))
 		dst = binary.LittleEndian.AppendUint64(dst, r.born)
-		dst = append(dst, r.flags)
+		dst = append(dst, byte(r.flags))
 		dst = appendSpec(dst, r.spec)
 	}
 	g := dst[base:]
@@ -188,7 +189,7 @@ func decodeStateGroup(p []byte, position int64, specs *specTable, fn func(extent
 			length: int64(binary.LittleEndian.Uint64(r[8:])),
 			target: int64(binary.LittleEndian.Uint64(r[16:])),
 			born:   binary.LittleEndian.Uint64(r[24:]),
-			flags:  r[32],
+			flags:  replica.Flags(r[32]),
 		}
 		sp, size, err := specs.decode(r[33:])
 		if err != nil {

@@ -4,7 +4,7 @@ package replica
 // its index (Restore), then what the journal says, in its order (Replay...),
 // then Recovered. What the journal says may be in the files already.
 type Recovery struct {
-	State
+	*State // the replica's own, which is restored in place
 	// SealAt is the length of a seal, or -1.
 	SealAt int64
 	// Damaged says that something is missing that must have been there.
@@ -14,7 +14,7 @@ type Recovery struct {
 // Restore begins with what the state log and the index say. sealed is the
 // length of a seal, and -1 without one; indexed is the end of the index.
 func (r *Recovery) Restore(flags Flags, sealed, indexed int64) {
-	r.State = State{flags: flags &^ (Sealed | Deleted), next: indexed, queued: indexed}
+	*r.State = State{flags: flags &^ (Sealed | Deleted), next: indexed, queued: indexed}
 	r.SealAt = -1
 	if flags&Sealed != 0 {
 		r.SealAt = sealed
@@ -26,6 +26,9 @@ func (r *Recovery) Restore(flags Flags, sealed, indexed int64) {
 func RestoreFinal(flags Flags, length int64) State {
 	return State{flags: flags, next: length, queued: length, durable: length}
 }
+
+// Indexed says where the index ends, if Restore did not know yet.
+func (r *Recovery) Indexed(end int64) { r.next, r.queued = end, end }
 
 // Replayed says what to do with an entry that holds an append.
 type Replayed uint8
@@ -85,10 +88,10 @@ type Loss struct {
 // Recovered ends the recovery and gives the replica its length. primary says
 // that it is the primary of an extent with secondaries. Its outputs are Cut and
 // Log.
-func (r *Recovery) Recovered(loss Loss, primary bool, ends Ends, out []Output) (State, []Output) {
-	s := &r.State
+func (r *Recovery) Recovered(loss Loss, primary bool, ends Ends, out []Output) []Output {
+	s := r.State
 	if s.Has(Deleted) {
-		return *s, out
+		return out
 	}
 	length := s.queued
 	if r.SealAt >= 0 {
@@ -110,7 +113,7 @@ func (r *Recovery) Recovered(loss Loss, primary bool, ends Ends, out []Output) (
 	case r.SealAt >= 0 && length == r.SealAt:
 		s.flags |= Closed | Sealed
 		s.flags &^= Doubtful
-		return *s, out
+		return out
 	case r.SealAt >= 0: // shorter than it must be
 		r.Damaged = true
 	}
@@ -121,5 +124,5 @@ func (r *Recovery) Recovered(loss Loss, primary bool, ends Ends, out []Output) (
 		s.flags |= Closed | Doubtful
 		out = s.log(Doubt, 0, out)
 	}
-	return *s, out
+	return out
 }

@@ -251,8 +251,8 @@ func refuse(out []Output, call any, kind stamp.Kind, why string) []Output {
 	return append(out, Output{Action: Reply, Call: call, Failed: true, Err: kind, Why: why})
 }
 
-// refusal says why the replica takes no append, or is empty.
-func (s *State) refusal() (stamp.Kind, string) {
+// Refusal says why the replica takes no append; it does if why is empty.
+func (s *State) Refusal() (kind stamp.Kind, why string) {
 	switch {
 	case s.Has(Deleted) || !s.Has(Created|Closed):
 		return stamp.NotFound, "is not on this node"
@@ -274,7 +274,7 @@ func (s *State) calls() *flow {
 }
 
 func (s *State) append(in *Input, out []Output) []Output {
-	if kind, why := s.refusal(); why != "" {
+	if kind, why := s.Refusal(); why != "" {
 		return refuse(out, in.Call, kind, why)
 	}
 	if len(s.calls().placed) >= MaxPlaced {
@@ -284,7 +284,7 @@ func (s *State) append(in *Input, out []Output) []Output {
 }
 
 func (s *State) replicate(in *Input, out []Output) []Output {
-	kind, why := s.refusal()
+	kind, why := s.Refusal()
 	if in.Fill && s.Has(Closed) && s.Has(Created) && !s.Has(Sealed|Deleted) {
 		// What is here is the beginning of what was sealed: no two appends
 		// were ever given the same offset.
@@ -452,10 +452,11 @@ func (s *State) giveUp(who any, out []Output) []Output {
 			return out
 		}
 	}
-	// Others may stand behind it, so it goes on; only nobody is told.
+	// Others may stand behind it, so it goes on; only nobody is told. Until
+	// the journal has it, its driver is needed.
 	for i := range f.placed {
-		if f.placed[i].who == who {
-			f.placed[i].who = nil
+		if c := &f.placed[i]; c.who == who && c.end() <= s.queued {
+			c.who = nil
 			return out
 		}
 	}

@@ -306,7 +306,7 @@ func (s *suite) sealCuts() {
 func (s *suite) closeUnknown() {
 	st, err := s.Node.Close(s.ctx, 9)
 	s.ok(err)
-	if st != (extentstore.ReplicaState{ID: 9, Closed: true}) {
+	if st != (extentstore.ReplicaState{ID: 9, Closed: true, Absent: true}) {
 		s.Fatalf("got %+v", st)
 	}
 	s.kind(s.Node.Create(s.ctx, s.spec(9)), stamp.Sealed)
@@ -359,7 +359,7 @@ func (s *suite) list() {
 		s.ok(err)
 		more, err := s.Node.List(s.ctx, got[len(got)-1].ID, 10)
 		s.ok(err)
-		want := []extentstore.ReplicaState{{ID: 1}, {ID: 5, Length: 5}, {ID: 7}, {ID: 8, Closed: true}, {ID: 9}}
+		want := []extentstore.ReplicaState{{ID: 1}, {ID: 5, Length: 5}, {ID: 7}, {ID: 8, Closed: true, Absent: true}, {ID: 9}}
 		if got := append(got, more...); !slices.Equal(got, want) {
 			s.Fatalf("got  %+v\nwant %+v", got, want)
 		}

@@ -328,7 +328,7 @@ func (n *Fake) Delete(_ context.Context, id extentstore.ExtentID) error {
 }
 
 func (x *fakeExtent) state() extentstore.ReplicaState {
-	return extentstore.ReplicaState{ID: x.spec.ID, Length: int64(len(x.data)), Closed: x.closed, Sealed: x.sealed, Doubtful: x.doubtful}
+	return extentstore.ReplicaState{ID: x.spec.ID, Length: int64(len(x.data)), Closed: x.closed, Sealed: x.sealed, Doubtful: x.doubtful, Absent: !x.created}
 }
 
 // Stat implements extentstore.ExtentNode.

@@ -634,7 +634,7 @@ func (n *node) start() {
 					r.st = replica.RestoreFinal(f.flags, f.length)
 					continue
 				}
-				rec := &replica.Recovery{}
+				rec := &replica.Recovery{State: &r.st}
 				rec.Restore(f.flags, f.length, endOf(f.pieces))
 				recs[k][r.id] = rec
 			}
@@ -656,8 +656,7 @@ func (n *node) start() {
 					loss.Offset = r.Floor(endOf(f.pieces) / sectorUnits * sectorUnits)
 				}
 				primary := r.spec != nil && r.spec.places[0] == d && len(r.spec.places) > 1
-				st, outs := rec.Recovered(loss, primary, r, nil)
-				r.st = st
+				outs := rec.Recovered(loss, primary, r, nil)
 				for i := range outs {
 					r.perform(&outs[i])
 				}
@@ -699,7 +698,7 @@ func (n *node) replay(recs map[extentstore.ExtentID]*replica.Recovery, e *entry)
 		}
 		r = d.add(e.id)
 		r.born = e.seq
-		rec = &replica.Recovery{}
+		rec = &replica.Recovery{State: &r.st}
 		rec.Restore(0, -1, 0)
 		recs[e.id] = rec
 	}
