@@ -25,6 +25,9 @@ type Dir struct {
 	direct bool     // O_DIRECT works
 	xattrs bool
 	flags  int // flags of every open
+
+	mounted bool   // by Open, so Close unmounts it
+	name    string // of the device then
 }
 
 var _ Disk = (*Dir)(nil)
@@ -114,8 +117,24 @@ func (d *Dir) probe(log *slog.Logger) {
 // Direct reports whether direct I/O is used.
 func (d *Dir) Direct() bool { return d.direct }
 
-func (d *Dir) String() string          { return d.path }
-func (d *Dir) Close() error            { return d.lock.Close() }
+func (d *Dir) String() string {
+	if d.mounted {
+		return d.name
+	}
+	return d.path
+}
+
+// Close implements Disk.
+func (d *Dir) Close() error {
+	err := d.lock.Close()
+	if d.mounted {
+		if uerr := unmount(d.path); err == nil {
+			err = uerr
+		}
+	}
+	return err
+}
+
 func (d *Dir) full(name string) string { return filepath.Join(d.path, filepath.FromSlash(name)) }
 
 func (d *Dir) open(name string, mode Mode, flags int) (File, error) {

@@ -76,6 +76,7 @@ type Disk struct {
 type diskOptions struct {
 	Options
 	ID      extentstore.DiskID
+	Claimed bool
 	Reserve int64
 }
 
@@ -84,7 +85,7 @@ var _ extentstore.Copier = (*Disk)(nil)
 func newDisk(n *Node, o DiskOptions) *Disk {
 	d := &Disk{
 		node:     n,
-		opts:     diskOptions{Options: n.opts, ID: o.ID, Reserve: o.Reserve},
+		opts:     diskOptions{Options: n.opts, ID: o.ID, Claimed: o.Claimed, Reserve: o.Reserve},
 		disk:     o.Disk,
 		files:    files{d: o.Disk, limit: n.opts.MaxOpenFiles},
 		indexes:  indexes{limit: n.opts.IndexCache},

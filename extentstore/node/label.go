@@ -109,10 +109,13 @@ func (n *Disk) claimDisk() (label, error) {
 		return label{}, stamp.Errorf(stamp.Unavailable, op, "%s: %w", where, err)
 	}
 	names = slices.DeleteFunc(names, func(s string) bool { return s == "lost+found" })
+	empty := len(names) == 0 || len(names) == 1 && names[0] == formattingName+".new"
 	switch {
+	case empty && n.opts.Claimed:
+		return label{}, stamp.Errorf(stamp.Unavailable, op, "%s is empty: the disk %s is not there, or somebody has emptied it", where, n.opts.ID)
 	case slices.Contains(names, formattingName):
 		return n.format(names)
-	case len(names) == 0, len(names) == 1 && names[0] == formattingName+".new":
+	case empty:
 		return n.format(nil)
 	case !slices.Contains(names, labelName):
 		return label{}, stamp.Errorf(stamp.Invalid, op, "%s is not empty and not the disk of an extent node", where)

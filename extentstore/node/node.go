@@ -98,6 +98,9 @@ type DiskOptions struct {
 	Disk disk.Disk // the node owns all of it, and closes it
 	// Missing says why Disk is nil.
 	Missing error
+	// Claimed says that the disk has been formatted before. An empty one is
+	// refused then: it may be the directory on which nothing was mounted.
+	Claimed bool
 	Reserve int64 // bytes kept from user data; 0 means a 32nd of the disk, at most 8 GiB
 }
 

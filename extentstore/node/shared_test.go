@@ -488,3 +488,19 @@ func TestJournalFails(t *testing.T) {
 		wantBytes(t, r.disk(i), 1, 0, streamtest.Pattern(1, 10_000))
 	}
 }
+
+// TestEmptyMountPoint: a disk that was claimed is not formatted again because
+// its directory is empty.
+func TestEmptyMountPoint(t *testing.T) {
+	r := newRig(t, 2)
+	r.log = slog.LevelError + 1
+	r.change = func(o *node.Options) { o.Disks[1].Claimed = true }
+	r.open()
+	if s, err := r.disk(1).Disk(context.Background()); err != nil || !strings.Contains(s.Failed, "is empty") {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	if files := r.disks[1].Files(); len(files) != 0 {
+		t.Errorf("it was formatted: %q", files)
+	}
+	r.create(0, 1)
+}
