@@ -6,7 +6,8 @@
 //   - the data path, framed (frame.go is the specification): everything that an
 //     ExtentNode and a Copier can be asked. Nodes is the client, ServeNode the
 //     server;
-//   - control over gRPC: StreamManager, Registry and Operator;
+//   - control over gRPC (wirepb/wire.proto): StreamManager, Registry and
+//     Operator. Managers is the client, ServeManager the server;
 //   - the replicated log of the StreamManager: Listener.Raft.
 //
 // Who speaks is said by certificates alone: see Identity and Security. In one
