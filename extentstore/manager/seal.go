@@ -179,9 +179,14 @@ func (m *leader) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 	}
 	patience := m.opts.Clock.NewTimer(forcePatience)
 	defer patience.Stop()
+	lag := m.opts.Clock.NewTimer(forcePatience)
+	defer lag.Stop()
 	for ; waiting > 0; waiting-- {
 		select {
 		case <-told:
+			lag.Reset(forceLag)
+		case <-lag.C():
+			return
 		case <-patience.C():
 			return
 		case <-ctx.Done():
@@ -193,6 +198,10 @@ func (m *leader) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 // forcePatience is how long a seal waits for replicas to be told of it. The
 // length is on the log by then: a silent node holds up nobody.
 const forcePatience = 100 * time.Millisecond
+
+// forceLag is how long it waits for one more after others have been told: the
+// appender that asked for the seal waits too.
+const forceLag = 10 * time.Millisecond
 
 // maxParallel bounds the calls of ExtentNodes that one request makes at once.
 const maxParallel = 64

@@ -506,10 +506,7 @@ func (n *Disk) replicate(a *appending) {
 	a.acks = make(chan ack, len(a.others))
 	for i, id := range a.others {
 		go func() {
-			peer, err := n.opts.Peers.Node(id)
-			if err == nil {
-				err = peer.Replicate(a.ctx, a.x.id, a.offset, a.blocks)
-			}
+			err := n.forward(a.ctx, id, a.x.id, a.offset, a.blocks)
 			if err != nil {
 				kind := stamp.KindOf(err)
 				if kind == stamp.NotFound || kind == stamp.Invalid || kind == stamp.Other {

@@ -35,6 +35,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/liveness"
 )
 
 // MaxDisks is the number of data disks that a node may have.
@@ -69,11 +70,12 @@ type Options struct {
 	// this node. It may be nil on a node without peers.
 	Peers extentstore.Nodes
 
-	MaxUnflushed     int64         // bytes of memory for a disk's appends that rest on the journal; 0 means DefaultMaxUnflushed
-	MaxOpenFiles     int           // extent files of a disk that are kept open; 0 means 512
-	IndexCache       int64         // bytes of memory for indexes of a disk's sealed extents; 0 means 64 MiB
-	ReplicateTimeout time.Duration // for an append on a secondary; 0 means 10 s
-	HangTimeout      time.Duration // a disk that does not answer for so long has failed; 0 means 30 s
+	MaxUnflushed     int64            // bytes of memory for a disk's appends that rest on the journal; 0 means DefaultMaxUnflushed
+	MaxOpenFiles     int              // extent files of a disk that are kept open; 0 means 512
+	IndexCache       int64            // bytes of memory for indexes of a disk's sealed extents; 0 means 64 MiB
+	ReplicateTimeout time.Duration    // for an append on a secondary; 0 means 10 s
+	Liveness         liveness.Options // when a secondary that does not answer is given up sooner
+	HangTimeout      time.Duration    // a disk that does not answer for so long has failed; 0 means 30 s
 
 	CopyTimeout time.Duration // for a piece of a copy from one disk while there are others; 0 means 5 s
 	CopyRate    int64         // bytes per second that copies onto a disk may take; 0 means no limit

@@ -11,6 +11,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/erasure"
+	"stamp/extentstore/liveness"
 )
 
 // Options configures a Client. The zero value of a field is usable except
@@ -20,6 +21,7 @@ type Options struct {
 	Nodes         extentstore.Nodes         // Required.
 	ExtentTarget  int64                     // Appends go on in a new extent beyond this size; 0 means extentstore.DefaultExtent.
 	AppendTimeout time.Duration             // Longest wait for one ExtentNode's answer to an append; 0 means 10 s.
+	Liveness      liveness.Options          // When a primary that does not answer an append is given up sooner.
 	ReadTimeout   time.Duration             // Longest wait for one replica while there are others; 0 means 1 s.
 	Log           *slog.Logger              // nil means discard.
 	Metrics       prometheus.Registerer     // nil means none.
@@ -36,6 +38,7 @@ type Client struct {
 	rows    rowCache
 	health  health
 	hedges  budget
+	pauses  pauses
 	metrics *metrics
 
 	mu     sync.Mutex // guards the fields below

@@ -127,6 +127,7 @@ func (r *codedRig) reads() (n int) {
 }
 
 func TestCodedReads(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []extentstore.Code{extentstore.RS63, extentstore.RS124, extentstore.LRC1222} {
 		t.Run(kind.String(), func(t *testing.T) {
 			r := newCodedRig(t, kind, kind.Data()*150_000+777)
@@ -165,6 +166,7 @@ func TestCodedReads(t *testing.T) {
 
 // TestLRCReadsSix: a lost fragment of LRC(12,2,2) is rebuilt from six.
 func TestLRCReadsSix(t *testing.T) {
+	t.Parallel()
 	r := newCodedRig(t, extentstore.LRC1222, 12*150_000)
 	ok(t, r.fake(3).Delete(limit(t), r.f.ID(3)))
 	at := int(3 * r.f.Length)
@@ -191,6 +193,7 @@ func TestLRCReadsSix(t *testing.T) {
 // TestLateFragments: what is late is rebuilt, also when fragments of the group
 // are late too.
 func TestLateFragments(t *testing.T) {
+	t.Parallel()
 	r := newCodedRig(t, extentstore.LRC1222, 12*100_000)
 	r.readAll()
 	for _, i := range []int{2, 4, 12} {
@@ -205,6 +208,7 @@ func TestLateFragments(t *testing.T) {
 // TestWrongFragment: a fragment that is undamaged to its node, but not what was
 // encoded, is found by the checksums of the whole.
 func TestWrongFragment(t *testing.T) {
+	t.Parallel()
 	r := newCodedRig(t, extentstore.RS63, 6*100_000)
 	ctx := limit(t)
 	wrong := func(i int) {
@@ -239,6 +243,7 @@ func TestWrongFragment(t *testing.T) {
 
 // TestTooManyLost: an error, and soon all is well again.
 func TestTooManyLost(t *testing.T) {
+	t.Parallel()
 	r := newCodedRig(t, extentstore.RS63, 6*100_000)
 	for i := range 4 {
 		r.node(i).SetDown(true)
@@ -254,6 +259,7 @@ func TestTooManyLost(t *testing.T) {
 
 // TestReconstructUnderReads makes fragments anew while they are read.
 func TestReconstructUnderReads(t *testing.T) {
+	t.Parallel()
 	r := newCodedRig(t, extentstore.LRC1222, 12*100_000)
 	ctx := limit(t)
 	var wg sync.WaitGroup

@@ -47,6 +47,7 @@ func wantRead(t *testing.T, c *stream.Client, data []byte, at, n int) {
 // TestHedgedReads hangs one replica of three, of sealed and of unsealed extents:
 // reads go on, and soon none goes there first.
 func TestHedgedReads(t *testing.T) {
+	t.Parallel()
 	for _, seal := range []bool{true, false} {
 		_, nodes, data, c := replicated(t, seal)
 		for i := range 100 {
@@ -70,6 +71,7 @@ func TestHedgedReads(t *testing.T) {
 
 // TestBusyGoesOn: a refusal is no reason to wait.
 func TestBusyGoesOn(t *testing.T) {
+	t.Parallel()
 	_, nodes, data, c := replicated(t, true)
 	nodes["en1"].Refuse("Read", stamp.Busy)
 	nodes["en2"].Refuse("Read", stamp.Busy)

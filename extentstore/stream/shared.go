@@ -24,13 +24,14 @@ type Shared struct {
 // sharedExtent is the extent that is being appended to. Appenders enter and
 // leave it; it is closed once and never opened again.
 type sharedExtent struct {
-	live   *live
-	node   extentstore.ExtentNode
-	on     extentstore.DiskID
-	inside atomic.Int64
-	closed atomic.Bool
-	failed atomic.Bool
-	empty  chan struct{} // told when the last one leaves a closed extent
+	live *live
+	node extentstore.ExtentNode
+	// replicas of the extent, the primary first
+	replicas []extentstore.DiskID
+	inside   atomic.Int64
+	closed   atomic.Bool
+	failed   atomic.Bool
+	empty    chan struct{} // told when the last one leaves a closed extent
 }
 
 func (x *sharedExtent) enter() bool {
@@ -69,7 +70,7 @@ func (s *Shared) Append(ctx context.Context, blocks ...extentstore.Block) (exten
 		offset, err := s.send(ctx, x, blocks, total)
 		if err == nil {
 			if !began.IsZero() {
-				s.f.c.metrics.recover.Observe(s.f.c.opts.Clock.Now().Sub(began).Seconds())
+				s.f.c.recovered(began)
 			}
 			return x.live.id, offset, nil
 		}
@@ -105,9 +106,7 @@ func (s *Shared) Append(ctx context.Context, blocks ...extentstore.Block) (exten
 
 // send makes one attempt. The extent is closed if it fails or is full.
 func (s *Shared) send(ctx context.Context, x *sharedExtent, blocks []extentstore.Block, total int64) (int64, error) {
-	limited, cancel := context.WithTimeout(ctx, s.f.c.opts.AppendTimeout)
-	offset, err := x.node.Append(limited, x.live.id, blocks)
-	cancel()
+	offset, err := s.f.c.append(ctx, x.node, x.live.id, blocks)
 	if err != nil {
 		switch stamp.KindOf(err) {
 		case stamp.Invalid, stamp.Busy: // Busy: a pause may be all it takes
@@ -159,11 +158,15 @@ func (s *Shared) replace(ctx context.Context, old *sharedExtent, next bool) erro
 	}
 	var avoid []extentstore.DiskID
 	if old != nil {
-		if err := s.finish(ctx, old); err != nil {
-			return err
+		failed := old.failed.Load()
+		suspects := func() []extentstore.DiskID { return nil }
+		if failed {
+			suspects = s.f.c.suspects(ctx, old.live.id, old.replicas)
 		}
-		if old.failed.Load() {
-			avoid = []extentstore.DiskID{old.on}
+		err := s.finish(ctx, old)
+		avoid = suspects()
+		if err != nil {
+			return err
 		}
 	}
 	if !next {
@@ -174,8 +177,8 @@ func (s *Shared) replace(ctx context.Context, old *sharedExtent, next bool) erro
 	if err != nil {
 		return err
 	}
-	x := &sharedExtent{live: l, on: info.Replicas[0], empty: make(chan struct{}, 1)}
-	if x.node, err = s.f.c.opts.Nodes.Node(x.on); err != nil {
+	x := &sharedExtent{live: l, replicas: info.Replicas, empty: make(chan struct{}, 1)}
+	if x.node, err = s.f.c.opts.Nodes.Node(info.Replicas[0]); err != nil {
 		x.node = unreachable{err: err}
 	}
 	s.cur.Store(x)

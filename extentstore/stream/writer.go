@@ -24,9 +24,8 @@ type Writer struct {
 	turn chan struct{} // guards the fields below; taken by who sends
 	live *live         // nil: none
 	node extentstore.ExtentNode
-	on   extentstore.DiskID // primary of live
-	// doubt is the size of the append that failed; avoid is the primary that
-	// failed it.
+	// doubt is the size of the append that failed; avoid are the replicas that
+	// the next extent should not be on.
 	doubt  int64
 	avoid  []extentstore.DiskID
 	closed bool
@@ -98,9 +97,7 @@ func (w *Writer) send(ctx context.Context, blocks []extentstore.Block) error {
 	if err := w.ensure(ctx); err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, w.f.c.opts.AppendTimeout)
-	_, err := w.node.Append(limited, w.live.id, blocks)
-	cancel()
+	_, err := w.f.c.append(ctx, w.node, w.live.id, blocks)
 	if err != nil {
 		for i := range blocks {
 			w.doubt += int64(len(blocks[i].Payload))
@@ -122,9 +119,9 @@ func (w *Writer) ensure(ctx context.Context) error {
 		w.live, w.avoid = l, nil
 	}
 	infos := w.e.layout.Load().infos
-	w.on = infos[len(infos)-1].Replicas[0]
+	primary := infos[len(infos)-1].Replicas[0]
 	var err error
-	w.node, err = w.f.c.opts.Nodes.Node(w.on)
+	w.node, err = w.f.c.opts.Nodes.Node(primary)
 	if err != nil {
 		w.node = unreachable{err: err}
 	}
@@ -171,6 +168,7 @@ func (w *Writer) heal(ctx context.Context, blocks []extentstore.Block, total int
 		}
 		if in {
 			w.f.c.metrics.appended(total)
+			w.f.c.recovered(began)
 			return nil
 		}
 		if full == 2 { // here and elsewhere
@@ -185,7 +183,7 @@ func (w *Writer) heal(ctx context.Context, blocks []extentstore.Block, total int
 		b.n++
 		if err = w.send(ctx, blocks); err == nil {
 			w.acknowledge(total)
-			w.f.c.metrics.recover.Observe(w.f.c.opts.Clock.Now().Sub(began).Seconds())
+			w.f.c.recovered(began)
 			return nil
 		}
 	}
@@ -212,6 +210,14 @@ func (w *Writer) resolve(ctx context.Context) (in bool, err error) {
 // sealed it before, that length holds. There is no extent afterwards.
 func (w *Writer) seal(ctx context.Context) (length int64, err error) {
 	id, acked := w.live.id, w.live.acked.Load()
+	avoid := func() []extentstore.DiskID { return nil }
+	if w.doubt > 0 {
+		infos := w.e.layout.Load().infos
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		avoid = w.f.c.suspects(ctx, id, infos[len(infos)-1].Replicas)
+		defer avoid() // also on the way out with an error
+	}
 	length, err = w.f.seal(ctx, w.e, id, acked)
 	if stamp.KindOf(err) == stamp.NotFound {
 		// Only a stream that was deleted, or is owned by somebody else, loses
@@ -223,7 +229,7 @@ func (w *Writer) seal(ctx context.Context) (length int64, err error) {
 		return 0, err
 	}
 	if w.doubt > 0 {
-		w.avoid = []extentstore.DiskID{w.on}
+		w.avoid = avoid()
 	}
 	w.live, w.node, w.doubt = nil, nil, 0
 	return length, nil
