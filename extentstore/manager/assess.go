@@ -84,7 +84,7 @@ func (u *Upkeep) assess(now time.Time, it *Item) uint8 {
 	switch {
 	case it.Length < 0:
 		// Its writer would see to it, but may have nothing to write.
-		if l.readable() > 0 && l.n[isLost]+l.n[isLeaving]+l.n[isMissing] > 0 {
+		if l.readable() > 0 && (l.n[isLost]+l.n[isLeaving]+l.n[isMissing] > 0 || l.staying() < u.all.reachable(u.opts.Replicas)) {
 			return classHeal + uint8(l.readable()-1)
 		}
 		return idle
@@ -244,6 +244,11 @@ func (u *Upkeep) planReplicas(it *Item, l *look, places []uint16, class uint8) *
 	j := &Job{Fragment: -1, Bytes: max(0, it.Length)}
 	switch {
 	case it.Length < 0:
+		if l.n[isLost]+l.n[isLeaving]+l.n[isMissing] == 0 && len(ChooseMore(it.ID, u.candidates(it, 1, nil), places, u.opts.Replicas, 1)) == 0 {
+			// It was placed on fewer disks because the others are away, and
+			// they still are.
+			return nil
+		}
 		j.Work = SealNow
 		j.Disk = places[0]
 		return j

@@ -67,17 +67,11 @@ func (u *Upkeep) page(now time.Time, in Page) {
 	p.waiting = false
 	for i := range in.Items {
 		it := &in.Items[i]
+		if len(u.flaws) > 0 {
+			u.seen(now, it)
+		}
 		u.count(&p.census, it)
 		u.consider(now, it)
-		if len(u.flaws) > 0 {
-			for _, place := range it.places() {
-				key := flawKey{it.ID, place - 1}
-				if f, ok := u.flaws[key]; ok {
-					f.pass = p.number
-					u.flaws[key] = f
-				}
-			}
-		}
 	}
 	p.after = in.Next
 	if !in.End {
@@ -98,6 +92,27 @@ func (u *Upkeep) page(now time.Time, in Page) {
 	}
 	u.meter.left(p.last.heal, p.last.healBytes)
 }
+
+// seen notes that the flaws of an extent still are where it is. One that was
+// hopeless is tried again after a while.
+func (u *Upkeep) seen(now time.Time, it *Item) {
+	for _, place := range it.places() {
+		key := flawKey{it.ID, place - 1}
+		f, ok := u.flaws[key]
+		if !ok {
+			continue
+		}
+		f.pass = u.pass.number
+		if f.what == Hopeless && now.Sub(f.read) >= hopeAfter {
+			f.what = Missing
+		}
+		u.flaws[key] = f
+	}
+}
+
+// hopeAfter is when a copy that could not be made on its disk for want of room is
+// tried there again, if it has not found another place.
+const hopeAfter = time.Minute
 
 // Census counts extents by what can still be lost of them.
 type Census struct {

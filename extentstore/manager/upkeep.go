@@ -224,7 +224,7 @@ type flawKey struct {
 type flaw struct {
 	what Flaw
 	pass uint64    // in which it was seen last
-	read time.Time // when a reported one was last read through
+	read time.Time // when a reported one was last read through, or a hopeless one was tried
 }
 
 // wait is the time that an extent is left alone after a failure.
@@ -604,7 +604,7 @@ func (u *Upkeep) failed(now time.Time, j *Job, kind stamp.Kind) {
 			return
 		}
 	case j.InPlace && kind == stamp.Full:
-		u.flaws[key] = flaw{what: Hopeless, pass: u.pass.number}
+		u.flaws[key] = flaw{what: Hopeless, pass: u.pass.number, read: now}
 	case !j.InPlace && j.Work != SealNow && kind != stamp.Corrupt:
 		w.avoid = j.Disk + 1
 	}
