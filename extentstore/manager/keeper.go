@@ -148,7 +148,7 @@ func (k *keeper) heartbeat() {
 	for i := range h.Disks {
 		d, n := &h.Disks[i], disks[i]
 		n.mu.Lock()
-		d.Up, d.Failed = n.up && n.trusted, n.state.Failed != ""
+		d.Up, d.Failed = n.up && n.word.MayAsk(), n.state.Failed != ""
 		d.Free, d.Reserve, d.Capacity = n.state.Free, n.state.Reserve, n.state.Capacity
 		if n.up {
 			k.since[i] = now

@@ -8,6 +8,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/sealing"
 )
 
 // disk is what the leader knows of a disk. None of it is on the log.
@@ -21,15 +22,7 @@ type disk struct {
 	up    bool       // answered lately, and its disk serves
 	why   string     // why it is not up
 	state extentstore.DiskState
-	// trusted says that what the node holds was compared with the state
-	// since it was last away. Until then it has no say in a seal: it may
-	// have come back with an empty disk. absences counts how often it was
-	// away.
-	trusted  bool
-	absences int
-	// lost holds extents whose replica here has disappeared: the node has
-	// no say in their seal.
-	lost map[extentstore.ExtentID]struct{}
+	word  sealing.Trust // whether it has a say in seals
 }
 
 // set notes an answer and reports whether the node has just come up.
@@ -39,7 +32,7 @@ func (n *disk) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 	was := n.up
 	n.up = err == nil && disk.Failed == ""
 	if !n.up {
-		n.distrust()
+		n.word.Away()
 	}
 	switch {
 	case err != nil:
@@ -53,31 +46,32 @@ func (n *disk) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 	return n.up && !was, was && !n.up
 }
 
-// distrust is called with mu held.
-func (n *disk) distrust() {
-	n.trusted = false
-	n.absences++
-}
-
 // beginTrust and trust bracket a comparison with the state.
-func (n *disk) beginTrust() (absences int) {
+func (n *disk) beginTrust() (absences uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.absences
+	return n.word.Begin()
 }
 
-func (n *disk) trust(absences int) {
+func (n *disk) trust(absences uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.absences == absences {
-		n.trusted = true
-	}
+	n.word.Compared(absences)
 }
 
-func (n *disk) isTrusted() bool {
+// mayAsk reports whether the disk has a say in seals at all.
+func (n *disk) mayAsk() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.trusted
+	return n.word.MayAsk()
+}
+
+// weigh says what its answer to the question of a seal is worth, if it still is
+// trusted now.
+func (n *disk) weigh(r *extentstore.ReplicaState) (word sealing.Word, trusted bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return sealing.Weigh(&n.word, r), n.word.MayAsk()
 }
 
 // suspect takes a node out of placement until it answers the next poll, and
@@ -87,7 +81,7 @@ func (n *disk) suspect(err error) (was bool) {
 	defer n.mu.Unlock()
 	was = n.up
 	n.up, n.why = false, err.Error()
-	n.distrust()
+	n.word.Away()
 	return was
 }
 
@@ -97,26 +91,16 @@ func (n *disk) reason() string {
 	return n.why
 }
 
-func (n *disk) hasLost(id extentstore.ExtentID) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	_, lost := n.lost[id]
-	return lost
-}
-
 func (n *disk) markLost(id extentstore.ExtentID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.lost == nil {
-		n.lost = map[extentstore.ExtentID]struct{}{}
-	}
-	n.lost[id] = struct{}{}
+	n.word.MarkLost(id)
 }
 
 func (n *disk) markFound(id extentstore.ExtentID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.lost, id)
+	n.word.MarkFound(id)
 }
 
 // pollEvery is the age that Space may have.

@@ -59,7 +59,7 @@ const replicasPerPage = 4096
 func (m *leader) reconcile(ctx context.Context, n *disk) {
 	n.comparing.Lock()
 	defer n.comparing.Unlock()
-	if n.isTrusted() {
+	if n.mayAsk() {
 		return // by the comparison that this one waited for
 	}
 	absences := n.beginTrust()
@@ -232,6 +232,8 @@ func (m *leader) noteMissing(ctx context.Context, n *disk, f findings) error {
 		})
 		switch {
 		case err == nil:
+			// It may be half of what a leader before has begun to make.
+			m.todo.add(task{extent: id, node: n.id})
 			continue
 		case stamp.KindOf(err) != stamp.NotFound:
 			return err

@@ -8,6 +8,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/manager/command"
+	"stamp/extentstore/sealing"
 )
 
 // Seal implements extentstore.StreamManager.
@@ -63,16 +64,18 @@ func (m *leader) sealAt(ctx context.Context, infos []extentstore.ExtentInfo, len
 
 // answer is what a replica says to the question that begins a seal.
 type answer struct {
-	state  extentstore.ReplicaState
-	honest bool // kept its word: its length covers all that was acknowledged
-	err    error
+	state extentstore.ReplicaState
+	word  sealing.Word
+	err   error
 }
 
 // askLength closes the replicas of an extent and finds the length to seal it
-// at: the smallest of the honest answers. One is enough to be safe, because
-// what was acknowledged is on every replica; the others have a few
-// milliseconds to join in.
+// at. Which answers count, how long to wait and what the length is, is decided
+// by a sealing.Question.
 func (m *leader) askLength(ctx context.Context, info extentstore.ExtentInfo) (int64, error) {
+	clock := m.opts.Clock
+	timing := sealing.Timing{Patience: m.opts.NodeTimeout, Grace: m.opts.SealGrace}
+	question := sealing.Ask(clock.Now(), len(info.Replicas), timing)
 	answers := make(chan answer, len(info.Replicas))
 	for _, name := range info.Replicas {
 		if len(info.Replicas) == 1 {
@@ -81,75 +84,65 @@ func (m *leader) askLength(ctx context.Context, info extentstore.ExtentInfo) (in
 			m.work.Go(func() { answers <- m.askReplica(ctx, name, info.ID) })
 		}
 	}
-	grace := m.opts.Clock.NewTimer(m.opts.NodeTimeout)
-	defer grace.Stop()
-	var got []answer
-	for len(got) < len(info.Replicas) {
+	timer := clock.NewTimer(timing.Patience)
+	defer timer.Stop()
+	var cause error
+	for {
+		ended, until := question.Ended()
+		if ended {
+			break
+		}
+		timer.Reset(until.Sub(clock.Now()))
 		select {
 		case a := <-answers:
-			got = append(got, a)
-			if a.honest {
-				grace.Reset(m.opts.SealGrace)
+			question.Answer(clock.Now(), a.word, a.state.Length, timing)
+			if a.err != nil {
+				cause = a.err
 			}
-			continue
-		case <-grace.C():
+		case <-timer.C():
+			question.Tick(clock.Now())
 		case <-ctx.Done():
+			question.GiveUp()
 		}
-		break
 	}
-	return m.decideLength(info, got)
-}
-
-func (m *leader) askReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID) answer {
-	n := m.disk(name)
-	if n == nil {
-		return answer{err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a node of this stamp any more", name)}
-	}
-	// Before the question, too: it makes an extent known to a node that has
-	// lost it, which then could not be told any more.
-	if !n.isTrusted() {
-		return answer{err: notCompared(name)}
-	}
-	state, err := withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
-		return en.Close(ctx, id)
-	})
-	if err == nil && !n.isTrusted() {
-		err = notCompared(name)
-	}
-	return answer{state: state, honest: err == nil && !state.Doubtful && !n.hasLost(id), err: err}
-}
-
-func notCompared(name extentstore.DiskID) error {
-	return stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s has not been compared with the state since it was away", name)
-}
-
-// decideLength is the rule. If every replica has answered and none of them can
-// be trusted, nothing better will ever be known: the longest of them is kept.
-func (m *leader) decideLength(info extentstore.ExtentInfo, got []answer) (int64, error) {
-	smallest, longest, failed := int64(-1), int64(0), 0
-	var cause error
-	for _, a := range got {
-		switch {
-		case a.err != nil:
-			failed++
-			cause = a.err
-		case a.honest && (smallest < 0 || a.state.Length < smallest):
-			smallest = a.state.Length
-		}
-		longest = max(longest, a.state.Length)
-	}
-	if smallest >= 0 {
-		return smallest, nil
-	}
-	if failed == 0 && len(got) == len(info.Replicas) {
+	length, verdict := question.Verdict()
+	switch verdict {
+	case sealing.Agreed:
+		return length, nil
+	case sealing.Desperate:
 		m.metrics.doubtfulSeals.Inc()
-		m.opts.Log.Error("extent sealed by replicas that may have lost acknowledged bytes", "extent", info.ID, "nodes", info.Replicas, "length", longest)
-		return longest, nil
+		m.opts.Log.Error("extent sealed by replicas that may have lost acknowledged bytes", "extent", info.ID, "nodes", info.Replicas, "length", length)
+		return length, nil
 	}
 	if cause == nil {
 		cause = context.DeadlineExceeded
 	}
 	return 0, stamp.Errorf(stamp.Unavailable, "manager.Seal", "extent %v: no replica on %v gives a length that can be trusted: %w", info.ID, info.Replicas, cause)
+}
+
+func (m *leader) askReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID) answer {
+	n := m.disk(name)
+	if n == nil {
+		return answer{word: sealing.Silent, err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a node of this stamp any more", name)}
+	}
+	if !n.mayAsk() {
+		return answer{word: sealing.Silent, err: notCompared(name)}
+	}
+	state, err := withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
+		return en.Close(ctx, id)
+	})
+	if err != nil {
+		return answer{word: sealing.Silent, err: err}
+	}
+	word, trusted := n.weigh(&state)
+	if !trusted {
+		return answer{word: sealing.Silent, err: notCompared(name)}
+	}
+	return answer{state: state, word: word}
+}
+
+func notCompared(name extentstore.DiskID) error {
+	return stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s has not been compared with the state since it was away", name)
 }
 
 // force tells the replicas of sealed extents their length. It waits for those

@@ -5,6 +5,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/appender"
 )
 
 // allocate adds an extent to a stream of this folder. If an earlier attempt
@@ -42,13 +43,15 @@ func (f *Folder) allocate(ctx context.Context, e *entry, avoid []extentstore.Dis
 	return e.allocated(info), info, nil
 }
 
-// sealForgotten seals an extent whose allocation was not heard of.
+// sealForgotten seals an extent whose allocation was not heard of. By the time
+// the seal comes it may be that of a newer owner, who has appended to it: the
+// replicas are asked for the length.
 func (f *Folder) sealForgotten(ctx context.Context, name string) error {
 	info, err := f.c.manager.Stat(ctx, name)
 	if err != nil || len(info.Extents) == 0 {
 		return err
 	}
-	_, err = f.c.manager.Seal(ctx, info.Extents[len(info.Extents)-1].ID, 0)
+	_, err = f.c.manager.Seal(ctx, info.Extents[len(info.Extents)-1].ID, appender.ForgottenSealAt)
 	return err
 }
 

@@ -98,7 +98,7 @@ import (
 //	sum                  4 CRC
 //	all others           nothing
 //
-//	state        8 extent, 8 length, 1 bits: 1 closed, 2 sealed, 4 doubtful
+//	state        8 extent, 8 length, 1 bits: 1 closed, 2 sealed, 4 doubtful, 8 absent
 //
 // and failed, as the answer to a call or a hello
 //

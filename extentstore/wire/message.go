@@ -292,6 +292,9 @@ func putState(b []byte, s *extentstore.ReplicaState) []byte {
 	if s.Doubtful {
 		bits |= 4
 	}
+	if s.Absent {
+		bits |= 8
+	}
 	return append(b, bits)
 }
 
@@ -325,7 +328,7 @@ func (s *result) decode(kind byte, meta []byte) error {
 func (r *reader) state() extentstore.ReplicaState {
 	s := extentstore.ReplicaState{ID: r.extent(), Length: r.i64()}
 	bits := r.u8()
-	s.Closed, s.Sealed, s.Doubtful = bits&1 != 0, bits&2 != 0, bits&4 != 0
+	s.Closed, s.Sealed, s.Doubtful, s.Absent = bits&1 != 0, bits&2 != 0, bits&4 != 0, bits&8 != 0
 	return s
 }
 
