@@ -129,9 +129,11 @@ type ReplicaState struct {
 // DiskState is what an ExtentNode says of itself in a heartbeat.
 type DiskState struct {
 	Capacity int64  // bytes of the file system behind the data
-	Free     int64  // bytes free for user data, the reserve taken off
+	Free     int64  // bytes free for user data, the reserve taken off and the trash added
 	Reserve  int64  // bytes kept for commit logs, compaction and deletes
 	Failed   string // why the disk left service; empty while it serves
+	Trash    int64  // bytes that were dropped and not yet removed
+	Foreign  int64  // extents that the stamp never issued, by its StreamManager's word
 }
 
 // An ExtentNode (EN) holds replicas of extents. It knows extents and blocks; it

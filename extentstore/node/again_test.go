@@ -36,7 +36,7 @@ func TestCreateAgain(t *testing.T) {
 			wantBytes(t, n, 1, 0, p)
 			files := 0
 			for _, f := range d.Files() {
-				if strings.Contains(f, extentstore.ExtentID(1).String()) {
+				if strings.HasPrefix(f, "extents/"+extentstore.ExtentID(1).String()) {
 					files++
 				}
 			}

@@ -30,6 +30,9 @@ type Disk struct {
 	indexes    indexes
 	specs      specTable
 	space      space
+	trash      trash
+	foreign    atomic.Int64       // extents that the stamp never issued
+	attached   chan struct{}      // wakes the reclaimer
 	sched      *iosched.Scheduler // of the data disk
 	writes     progress           // of work on the data disk, names included
 	service    context.Context    // ends when the disk leaves service or the node ends
@@ -96,6 +99,8 @@ func newDisk(n *Node, o DiskOptions) *Disk {
 		down:     make(chan struct{}),
 		kick:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
+		trash:    trash{keep: n.opts.Trash},
+		attached: make(chan struct{}, 1),
 	}
 	d.service, d.endService = context.WithCancel(context.Background())
 	limit := iosched.DefaultLimit
@@ -130,12 +135,16 @@ func (n *Disk) ID() extentstore.DiskID { return n.opts.ID }
 
 // start lets the disk serve, after replay.
 func (n *Disk) start(damaged bool) error {
+	if err := n.openTrash(); err != nil {
+		return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: the trash: %w", n.disk, err)
+	}
 	n.maxUnsealed = n.journal.tailLimit()
 	if err := n.settle(damaged); err != nil {
 		return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: %w", n.disk, err)
 	}
 	n.wg.Go(n.flusher)
 	n.wg.Go(n.scrubber)
+	n.wg.Go(n.reclaimer)
 	n.wg.Go(n.watch)
 	return nil
 }

@@ -36,3 +36,15 @@ func Unscheduled(o *Options) { o.unscheduled = true }
 // Lost reports whether the disk was found to have lost what it alone held on a
 // journal.
 func (n *Disk) Lost() bool { return n.lost }
+
+// Attach gives the disk's node its StreamManager.
+func (n *Disk) Attach(m StreamManager) { n.node.Attach(m) }
+
+// ParseTrashed reads the name of a file in the trash and makes it anew.
+func ParseTrashed(name string) (string, bool) {
+	t, ok := parseTrashed(name)
+	if !ok {
+		return "", false
+	}
+	return t.dataName(), true
+}

@@ -32,15 +32,23 @@ func (n *Disk) removeDead(active []*extent) (removed bool, err error) {
 		return true, nil
 	}
 	n.space.refresh(n)
-	return true, syncError(n.disk.SyncDir(extentDir))
+	return true, n.syncTrash()
 }
 
-// removeFiles removes the files of an extent and reports whether it had any.
+// removeFiles removes the files of an extent, or moves them to the trash, and
+// reports whether it had any.
 func (n *Disk) removeFiles(x *extent) (had bool, err error) {
 	x.flush.Lock()
 	defer x.flush.Unlock()
 	n.files.forget(x)
 	n.indexes.forget(x)
+	if n.keeps(x) {
+		if err := n.moveToTrash(x); err != nil {
+			return false, err
+		}
+		n.reap(x)
+		return true, nil
+	}
 	for _, name := range []string{dataName(x.id), indexName(x.id)} {
 		err := n.disk.Remove(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -48,6 +56,12 @@ func (n *Disk) removeFiles(x *extent) (had bool, err error) {
 		}
 		had = had || err == nil
 	}
+	n.reap(x)
+	return had, nil
+}
+
+// reap ends what memory has of an extent whose files are gone.
+func (n *Disk) reap(x *extent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if l := x.live; l != nil {
@@ -59,7 +73,6 @@ func (n *Disk) removeFiles(x *extent) (had bool, err error) {
 	}
 	x.reaped = true
 	n.dead.Add(-1)
-	return had, nil
 }
 
 // saveStates brings the changes of state to the state log, so that the journal

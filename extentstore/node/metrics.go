@@ -41,6 +41,8 @@ type metrics struct {
 	limit     prometheus.Gauge
 	extents   prometheus.Gauge
 	scrubbed  prometheus.Counter
+	trashed   prometheus.GaugeFunc
+	foreign   prometheus.GaugeFunc
 	all       []prometheus.Collector
 }
 
@@ -64,12 +66,16 @@ func newMetrics(n *Disk) (*metrics, error) {
 		extents:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_extents", Help: "Replicas on this disk.", ConstLabels: labels}),
 		scrubbed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_scrubbed_bytes_total", Help: "Bytes of sealed extents that were read and verified in the background.", ConstLabels: labels}),
 	}
+	m.trashed = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "extentnode_trash_bytes", Help: "Bytes of extents that were dropped and not yet removed.", ConstLabels: labels},
+		func() float64 { _, b := n.trash.size(); return float64(b) })
+	m.foreign = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "extentnode_foreign_extents", Help: "Extents that this stamp never issued. They are kept.", ConstLabels: labels},
+		func() float64 { return float64(n.foreign.Load()) })
 	for i := range m.seconds {
 		m.seconds[i] = ops.WithLabelValues(operationNames[i])
 	}
 	m.hits, m.misses = m.cache.WithLabelValues("hit"), m.cache.WithLabelValues("miss")
 	m.limit.Set(float64(n.opts.MaxUnflushed))
-	m.all = []prometheus.Collector{ops, m.failures, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.extents, m.scrubbed}
+	m.all = []prometheus.Collector{ops, m.failures, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.extents, m.scrubbed, m.trashed, m.foreign}
 	m.all = append(m.all, schedulerMetrics(n.sched, labels)...)
 	for i, c := range m.all {
 		if err := n.opts.Metrics.Register(c); err != nil {

@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -82,6 +83,9 @@ type Options struct {
 
 	ScrubEvery time.Duration // full checksum pass over sealed extents; 0 means 72 h, negative none
 	ScrubRate  int64         // bytes per second and disk at most; 0 means 32 MiB
+
+	Trash      time.Duration // what is dropped can be had back for so long, less when space is short; 0 means DefaultTrash, negative not at all
+	JudgeEvery time.Duration // how often the StreamManager is asked what is held for nothing; 0 means 1 h
 
 	unscheduled bool // I/O goes to the disk as it comes, for comparison
 
@@ -148,6 +152,8 @@ func (o *Options) fill() error {
 	def(&o.ScrubRate, 32<<20)
 	def((*int64)(&o.ReplicateTimeout), int64(10*time.Second))
 	def((*int64)(&o.HangTimeout), int64(30*time.Second))
+	def((*int64)(&o.Trash), int64(DefaultTrash))
+	def((*int64)(&o.JudgeEvery), int64(time.Hour))
 	def((*int64)(&o.ScrubEvery), int64(72*time.Hour))
 	if o.MaxOpenFiles == 0 {
 		o.MaxOpenFiles = 512
@@ -163,6 +169,8 @@ func (o *Options) fill() error {
 
 // A Node is an ExtentNode: one process that owns the data disks of a server.
 type Node struct {
+	manager atomic.Pointer[StreamManager]
+
 	opts  Options
 	disks []*Disk
 	once  sync.Once

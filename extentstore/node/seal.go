@@ -188,6 +188,9 @@ func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	if x == nil {
 		return nil
 	}
+	if err := n.prepareTrash(ctx, x); err != nil {
+		return err
+	}
 	if err := n.change(ctx, x, &asking{op: op, kind: entryDelete}, func(in *replica.Input) { in.Event = replica.Delete }); err != nil {
 		return err
 	}

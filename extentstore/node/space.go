@@ -26,6 +26,9 @@ const (
 	// The last of the disk that even the stamp's own streams do not get: the
 	// flusher and the state log need it, so that deletes work on a full disk.
 	floorShare = 4 // of the reserve
+	// trashSlack is what the trash gives back beyond what an append needs, so
+	// that the next one does not ask again.
+	trashSlack = 16 << 20
 )
 
 // refresh asks the file system.
@@ -39,6 +42,24 @@ func (s *space) refresh(n *Disk) {
 	s.mu.Unlock()
 }
 
+// credit counts bytes as free that were just given back: a file system may take
+// its time until it says so.
+func (s *space) credit(n *Disk, freed int64) {
+	s.mu.Lock()
+	before := s.last.Free
+	s.mu.Unlock()
+	s.refresh(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last.Free = max(s.last.Free, before+freed)
+}
+
+func (s *space) lastCapacity() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.Capacity
+}
+
 // take counts bytes that an append is going to need and reports whether the
 // disk has them: for user data above the reserve, else above the floor.
 func (s *space) take(n *Disk, bytes int64, user bool) bool {
@@ -49,16 +70,30 @@ func (s *space) take(n *Disk, bytes int64, user bool) bool {
 		s.refresh(n)
 		s.mu.Lock()
 	}
-	defer s.mu.Unlock()
 	limit := s.reserve
 	if !user {
 		limit = s.reserve / floorShare
 	}
-	if s.last.Free-s.taken-bytes < limit {
+	short := bytes + limit - (s.last.Free - s.taken)
+	if short > 0 {
+		s.mu.Unlock()
+		n.giveWay(func() int64 { return bytes + limit - s.unpromised() + trashSlack })
+		s.mu.Lock()
+		short = bytes + limit - (s.last.Free - s.taken)
+	}
+	defer s.mu.Unlock()
+	if short > 0 {
 		return false
 	}
 	s.taken += bytes
 	return true
+}
+
+// unpromised is what is free.
+func (s *space) unpromised() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.Free - s.taken
 }
 
 // spare is what is free above the reserve.
@@ -71,12 +106,15 @@ func (s *space) spare() int64 {
 // Disk implements extentstore.ExtentNode.
 func (n *Disk) Disk(context.Context) (extentstore.DiskState, error) {
 	n.space.refresh(n)
+	_, trash := n.trash.size()
 	n.space.mu.Lock()
 	defer n.space.mu.Unlock()
 	s := extentstore.DiskState{
 		Capacity: n.space.last.Capacity,
-		Free:     max(0, n.space.last.Free-n.space.taken-n.space.reserve),
+		Free:     max(0, n.space.last.Free+trash-n.space.taken-n.space.reserve),
 		Reserve:  n.space.reserve,
+		Trash:    trash,
+		Foreign:  n.foreign.Load(),
 	}
 	if err := n.failure(); err != nil {
 		s.Failed = err.Error()
