@@ -258,12 +258,17 @@ func TestTrashGrowsOld(t *testing.T) {
 		// What the node asks by itself: twice before anything goes.
 		j.say(2, extentstore.Foreign)
 		j.say(3, extentstore.Drop)
-		time.Sleep(time.Hour + time.Second)
-		_, err := n.Stat(t.Context(), 3)
-		must(t, err)
-		time.Sleep(2 * time.Minute)
-		_, err = n.Stat(t.Context(), 3)
-		wantKind(t, err, stamp.NotFound)
+		asked := j.asked
+		for range 2 * 60 * 60 {
+			if _, err := n.Stat(t.Context(), 3); err != nil {
+				wantKind(t, err, stamp.NotFound)
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		if _, err := n.Stat(t.Context(), 3); err == nil || j.asked < asked+2 {
+			t.Errorf("asked %d times, then %v", j.asked-asked, err)
+		}
 		s, err := n.Disk(t.Context())
 		must(t, err)
 		if s.Foreign != 1 {
