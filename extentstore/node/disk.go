@@ -31,11 +31,13 @@ type Disk struct {
 	specs      specTable
 	space      space
 	trash      trash
-	foreign    atomic.Int64       // extents that the stamp never issued
-	attached   chan struct{}      // wakes the reclaimer
-	sched      *iosched.Scheduler // of the data disk
-	writes     progress           // of work on the data disk, names included
-	service    context.Context    // ends when the disk leaves service or the node ends
+	readErrors readErrors
+	reports    chan extentstore.ExtentID // of damage, on their way to the StreamManager
+	foreign    atomic.Int64              // extents that the stamp never issued
+	attached   chan struct{}             // wakes the reclaimer
+	sched      *iosched.Scheduler        // of the data disk
+	writes     progress                  // of work on the data disk, names included
+	service    context.Context           // ends when the disk leaves service or the node ends
 	endService context.CancelFunc
 	dirSync    groupSync
 	copies     *Copier
@@ -100,6 +102,7 @@ func newDisk(n *Node, o DiskOptions) *Disk {
 		kick:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 		trash:    trash{keep: n.opts.Trash},
+		reports:  make(chan extentstore.ExtentID, 256),
 		attached: make(chan struct{}, 1),
 	}
 	d.service, d.endService = context.WithCancel(context.Background())
@@ -145,6 +148,8 @@ func (n *Disk) start(damaged bool) error {
 	n.wg.Go(n.flusher)
 	n.wg.Go(n.scrubber)
 	n.wg.Go(n.reclaimer)
+	n.wg.Go(n.reporter)
+	n.wg.Go(n.prober)
 	n.wg.Go(n.watch)
 	return nil
 }

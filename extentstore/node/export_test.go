@@ -48,3 +48,9 @@ func ParseTrashed(name string) (string, bool) {
 	}
 	return t.dataName(), true
 }
+
+// DecodeScrubPosition reads the position of the scrubber and encodes it anew.
+func DecodeScrubPosition(p []byte) ([]byte, bool) {
+	s, ok := decodeScrubPosition(p)
+	return s.encode(), ok
+}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,6 +44,9 @@ type metrics struct {
 	scrubbed  prometheus.Counter
 	trashed   prometheus.GaugeFunc
 	foreign   prometheus.GaugeFunc
+	eio       prometheus.Counter
+	pass      prometheus.Gauge
+	failed    prometheus.Collector
 	all       []prometheus.Collector
 }
 
@@ -70,12 +74,15 @@ func newMetrics(n *Disk) (*metrics, error) {
 		func() float64 { _, b := n.trash.size(); return float64(b) })
 	m.foreign = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "extentnode_foreign_extents", Help: "Extents that this stamp never issued. They are kept.", ConstLabels: labels},
 		func() float64 { return float64(n.foreign.Load()) })
+	m.eio = prometheus.NewCounter(prometheus.CounterOpts{Name: "extentnode_unreadable_total", Help: "Reads that the disk failed.", ConstLabels: labels})
+	m.pass = prometheus.NewGauge(prometheus.GaugeOpts{Name: "extentnode_scrub_finished_seconds", Help: "When the last full scrub ended, since 1970.", ConstLabels: labels})
+	m.failed = newFailedGauge(n, labels)
 	for i := range m.seconds {
 		m.seconds[i] = ops.WithLabelValues(operationNames[i])
 	}
 	m.hits, m.misses = m.cache.WithLabelValues("hit"), m.cache.WithLabelValues("miss")
 	m.limit.Set(float64(n.opts.MaxUnflushed))
-	m.all = []prometheus.Collector{ops, m.failures, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.extents, m.scrubbed, m.trashed, m.foreign}
+	m.all = []prometheus.Collector{ops, m.failures, m.bytes, m.stalls, m.corrupt, m.cache, m.rounds, m.unflushed, m.limit, m.extents, m.scrubbed, m.trashed, m.foreign, m.eio, m.pass, m.failed}
 	m.all = append(m.all, schedulerMetrics(n.sched, labels)...)
 	for i, c := range m.all {
 		if err := n.opts.Metrics.Register(c); err != nil {
@@ -136,6 +143,39 @@ func (m *metrics) damage() {
 	if m != nil {
 		m.corrupt.Inc()
 	}
+}
+
+func (m *metrics) unreadable() {
+	if m != nil {
+		m.eio.Inc()
+	}
+}
+
+func (m *metrics) scrubPass(at time.Time) {
+	if m != nil {
+		m.pass.Set(float64(at.Unix()))
+	}
+}
+
+// failedGauge is 1 with the reason as a label for a disk that has left service,
+// else 0.
+type failedGauge struct {
+	n    *Disk
+	desc *prometheus.Desc
+}
+
+func newFailedGauge(n *Disk, labels prometheus.Labels) failedGauge {
+	return failedGauge{n, prometheus.NewDesc("extentnode_disk_failed", "1 if the disk has left service, with the reason.", []string{"reason"}, labels)}
+}
+
+func (g failedGauge) Describe(ch chan<- *prometheus.Desc) { ch <- g.desc }
+
+func (g failedGauge) Collect(ch chan<- prometheus.Metric) {
+	value, reason := 0.0, ""
+	if err := g.n.failure(); err != nil {
+		value, reason = 1, strings.ToValidUTF8(err.Error(), "?")
+	}
+	ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, value, reason)
 }
 
 func (m *metrics) stall() {

@@ -28,7 +28,11 @@ func openDir(t testing.TB, dir string, opts node.Options) *node.Disk {
 	if opts.Stamp == "" {
 		opts.Stamp = "5a0f9a9c-0000-4000-8000-000000000001"
 	}
-	opts.Disks, opts.Log = []node.DiskOptions{{Disk: d}}, log
+	opts.Log = log
+	if opts.Disks == nil {
+		opts.Disks = []node.DiskOptions{{}}
+	}
+	opts.Disks[0].Disk = d
 	n, err := node.OpenDisk(context.Background(), opts)
 	if err != nil {
 		t.Fatal(err)

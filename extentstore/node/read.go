@@ -74,7 +74,7 @@ func (n *Disk) readUnits(ctx context.Context, op string, v *view, offset int64, 
 	}
 	defer b.Put()
 	if bad, ok := v.index.Verify(from, b.B[from-lo:to-lo]); !ok {
-		n.metrics.damage()
+		n.damaged(v.x.id)
 		return 0, stamp.Errorf(stamp.Corrupt, op, "extent %v: checksum mismatch in [%d,%d)", v.x.id, bad.Start, bad.End)
 	}
 	return copy(p, b.B[offset-lo:min(to, offset+int64(len(p)))-lo]), nil
@@ -147,7 +147,8 @@ func (n *Disk) readError(op string, x *extent, at int64, err error) error {
 	if gone {
 		return notFound(op, x.id)
 	}
-	n.metrics.damage()
+	n.readFailed(x, at, err)
+	n.damaged(x.id)
 	return stamp.Errorf(stamp.Corrupt, op, "extent %v: read at %d: %w", x.id, at, err)
 }
 
@@ -214,7 +215,8 @@ func (n *Disk) indexError(op string, x *extent, err error) error {
 	if gone {
 		return notFound(op, x.id)
 	}
-	n.metrics.damage()
+	n.readFailed(x, -1, err)
+	n.damaged(x.id)
 	return stamp.Errorf(stamp.Corrupt, op, "extent %v: %w", x.id, err)
 }
 

@@ -257,6 +257,25 @@ func (l *stateLog) read(specs *specTable, fn func(extentState)) error {
 	return nil
 }
 
+// check reads the log once more.
+func (l *stateLog) check(specs *specTable) error {
+	p, err := disk.ReadFile(l.d, stateName)
+	if err != nil {
+		return err
+	}
+	for at := int64(0); at < l.size; {
+		if at >= int64(len(p)) {
+			return fmt.Errorf("state log ends at %d, not at %d", len(p), l.size)
+		}
+		n, err := decodeStateGroup(p[at:], at, specs, func(extentState) {})
+		if err != nil {
+			return fmt.Errorf("state log at %d: %w", at, err)
+		}
+		at += int64(n)
+	}
+	return nil
+}
+
 // nextStateGroup looks for a good group behind a bad one.
 func nextStateGroup(p []byte, bad int64) (int64, bool) {
 	var specs specTable

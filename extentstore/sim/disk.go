@@ -182,6 +182,22 @@ func (d *Disk) Corrupt(name string, off int64, n int) error {
 	return nil
 }
 
+// Content is what a file holds now.
+func (d *Disk) Content(name string) ([]byte, error) {
+	f, err := d.Mount().Open(name, disk.Buffered)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	p := make([]byte, size)
+	_, err = f.ReadAt(p, 0)
+	return p, err
+}
+
 // Files lists the names of all files.
 func (d *Disk) Files() []string {
 	d.mu.Lock()
