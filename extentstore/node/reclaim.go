@@ -200,7 +200,7 @@ func (n *Disk) superseded(t *trashed) bool {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.has(flagSealed) && x.sealedLength() == t.length
+	return x.has(flagSealed) && x.r.Queued() == t.length
 }
 
 // emptyTrash removes what is too old or stands in the way.

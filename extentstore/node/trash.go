@@ -15,6 +15,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/disk"
+	"stamp/extentstore/replica"
 )
 
 // What is dropped goes to the trash first, as far as it has reached the data
@@ -249,7 +250,7 @@ func (n *Disk) prepareTrash(ctx context.Context, x *extent) error {
 	x.mu.Lock()
 	k := x.spec.kind
 	worth := n.trash.keep > 0 && (k == extentstore.BlobData || k == extentstore.MovedData) &&
-		x.has(flagCreated) && !x.has(flagDeleted|flagFinal|flagDoubtful) && x.live.flushed > 0 && x.live.failed == nil
+		x.has(flagCreated) && !x.has(flagDeleted|flagFinal|flagDoubtful) && x.live.flushed > 0 && !x.r.Failed()
 	sealed := x.has(flagSealed)
 	x.mu.Unlock()
 	if !worth {
@@ -386,7 +387,7 @@ func (n *Disk) Restore(ctx context.Context, id extentstore.ExtentID) error {
 		return err
 	}
 	x := newExtent(id)
-	x.flags = flagCreated | flagClosed | flagSealed | flagFinal
+	x.r = replica.RestoreFinal(flagCreated|flagClosed|flagSealed|flagFinal, t.length)
 	x.spec, x.target, x.born, x.logged = sp, t.length, c.seq, true
 	x.durable.Store(t.length)
 	n.mu.Lock()
