@@ -155,51 +155,96 @@ func (c *Client) ReadStream(ctx context.Context, name string, offset int64, p []
 
 // Open returns a Reader of a stream as it is now; what is appended later is
 // not seen.
+//
+// An extent that is not sealed ends where the shortest of its replicas does:
+// at what was acknowledged, or in appends behind it that may still fail. Who has
+// to know what a log holds for good acquires its folder: that seals the extent
+// at what its replicas agree on (the check for commit length of SOSP 2011,
+// section 4.3.3), and nothing is appended to it any more.
 func (c *Client) Open(ctx context.Context, name string) (*Reader, error) {
-	info, err := c.Stat(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	e := newEntry(info)
-	if l := e.layout.Load(); l.live != nil {
-		n, err := c.durableLength(ctx, l.infos[len(l.infos)-1])
+	var b backoff
+	for {
+		info, err := c.Stat(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		l.live.acked.Store(n)
+		e := newEntry(info)
+		l := e.layout.Load()
+		if l.live == nil {
+			return &Reader{c: c, e: e}, nil
+		}
+		n, err := c.durableLength(ctx, l.infos[len(l.infos)-1])
+		if err == nil {
+			l.live.acked.Store(n)
+			return &Reader{c: c, e: e}, nil
+		}
+		// Whoever appends may have sealed the extent meanwhile.
+		if stamp.KindOf(err) != stamp.Unavailable || b.n >= openTries {
+			return nil, err
+		}
+		if err := b.pause(ctx, c.opts.Clock); err != nil {
+			return nil, err
+		}
 	}
-	return &Reader{c: c, e: e}, nil
 }
 
+const (
+	// openTries is how often Open looks for the replicas of an extent of which
+	// none can say how long it is: for about a second.
+	openTries = 10
+	// statTime is how long a replica has to tell its length.
+	statTime = 500 * time.Millisecond
+)
+
 // durableLength is the smallest length of the replicas that answer: what was
-// acknowledged is on all of them.
+// acknowledged is on all of them. One that is doubtful may have lost such
+// bytes, and has no say. One that does not know the extent has no say beside
+// others: while the extent is created nothing is acknowledged, and later it is
+// a replica that was lost.
 func (c *Client) durableLength(ctx context.Context, info extentstore.ExtentInfo) (int64, error) {
-	smallest := int64(-1)
-	err := c.retry(ctx, func() error {
-		var failed error
-		for _, name := range info.Replicas {
+	type answer struct {
+		state extentstore.ReplicaState
+		err   error
+	}
+	answers := make([]answer, len(info.Replicas))
+	var work sync.WaitGroup
+	for i, name := range info.Replicas {
+		work.Go(func() {
 			node, err := c.opts.Nodes.Node(name)
-			var state extentstore.ReplicaState
 			if err == nil {
-				state, err = node.Stat(ctx, info.ID)
+				limited, cancel := context.WithTimeout(ctx, statTime)
+				defer cancel()
+				answers[i].state, err = node.Stat(limited, info.ID)
 			}
-			switch {
-			case err != nil:
-				failed = err
-			case smallest < 0 || state.Length < smallest:
-				smallest = state.Length
+			answers[i].err = err
+		})
+	}
+	work.Wait()
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	smallest, missing := int64(-1), 0
+	worst := error(stamp.Errorf(stamp.Unavailable, "stream.Open", "the journal that held some of it was lost"))
+	for i := range answers {
+		a := &answers[i]
+		switch {
+		case a.err == nil && !a.state.Doubtful:
+			if smallest < 0 || a.state.Length < smallest {
+				smallest = a.state.Length
 			}
+		case stamp.KindOf(a.err) == stamp.NotFound:
+			missing++
+		case a.err != nil:
+			worst = a.err
 		}
-		if smallest >= 0 {
-			return nil
-		}
-		if stamp.KindOf(failed) == stamp.NotFound {
-			smallest = 0 // not created yet
-			return nil
-		}
-		return failed
-	})
-	return smallest, err
+	}
+	switch {
+	case smallest >= 0:
+		return smallest, nil
+	case missing == len(answers):
+		return 0, nil // not created yet
+	}
+	return 0, stamp.Errorf(stamp.Unavailable, "stream.Open", "extent %v: no replica can say how long it is: %w", info.ID, worst)
 }
 
 // Acquire makes the caller the owner of a folder ("/blob/0/"): when it returns,
