@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"stamp"
@@ -72,6 +73,7 @@ type birth struct {
 
 // bear chooses an id and nodes and begins to create the replicas.
 func (m *leader) bear(ctx context.Context, kind extentstore.StreamKind, avoid []extentstore.DiskID) (*birth, error) {
+	m.awaitDisks(ctx)
 	id, err := m.nextID(ctx)
 	if err != nil {
 		return nil, err
@@ -89,14 +91,18 @@ func (m *leader) bear(ctx context.Context, kind extentstore.StreamKind, avoid []
 		b.spec.Replicas = append(b.spec.Replicas, disks[index].id)
 	}
 	for _, name := range b.spec.Replicas {
-		b.wg.Go(func() { b.create(ctx, name) })
+		b.wg.Add(1)
+		m.work.Go(func() {
+			defer b.wg.Done()
+			b.create(name)
+		})
 	}
 	return b, nil
 }
 
-func (b *birth) create(ctx context.Context, name extentstore.DiskID) {
+func (b *birth) create(name extentstore.DiskID) {
 	// A caller that gives up must not make a node look bad.
-	_, err := withNode(b.m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+	_, err := withNode(b.m, b.m.ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Create(ctx, b.spec)
 	})
 	// Sealed before it was created: a newer owner was quicker. Whoever
@@ -117,14 +123,11 @@ func (b *birth) wait() ([]extentstore.DiskID, error) {
 // fail gives up an extent whose command failed. If the command may take effect
 // nonetheless, nothing is dropped: reconcile will know.
 func (b *birth) fail(err error) {
-	if stamp.KindOf(err) != stamp.Timeout {
+	if e := (*stamp.Error)(nil); !errors.As(err, &e) || e.Kind != stamp.Timeout {
 		b.abandon()
 		return
 	}
-	b.m.work.Go(func() {
-		b.wg.Wait()
-		b.m.ids.done(b.spec.ID)
-	})
+	// Its id stays pending: if the command takes effect, it is by the next leader.
 }
 
 // abandon drops the replicas of an extent that no stream will point to. What
@@ -146,13 +149,9 @@ func (b *birth) abandon() {
 
 // Allocate implements extentstore.StreamManager.
 func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
-	defer m.metrics.observe("allocate", m.opts.Clock.Now(), &err)
-	l, ctx, leave, err := m.enter(ctx, "manager.Allocate")
-	if err != nil {
-		return info, err
-	}
-	defer leave()
-	return l.allocate(ctx, name, epoch, avoid)
+	return ask(m, ctx, "allocate", func(ctx context.Context, l *leader) (extentstore.ExtentInfo, error) {
+		return l.allocate(ctx, name, epoch, avoid)
+	})
 }
 
 func (m *leader) allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {

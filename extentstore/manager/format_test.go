@@ -149,7 +149,7 @@ func TestSnapshotDamage(t *testing.T) {
 // TestUnknownCommandStops feeds a command of a later version: nothing after it
 // is applied.
 func TestUnknownCommandStops(t *testing.T) {
-	m := &machine{state: newState()}
+	m := newMachine()
 	later, err := proto.Marshal(&command.Command{Version: command.Version + 1, What: &command.Command_Reserve{Reserve: &command.Reserve{Count: 1}}})
 	if err != nil {
 		t.Fatal(err)

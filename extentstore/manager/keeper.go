@@ -432,10 +432,10 @@ func (m *leader) nextIDs(ctx context.Context, n int) (extentstore.ExtentID, erro
 // unsealed one is when it is sealed, or at the next report after that.
 func (m *Manager) ReportDamage(id extentstore.ExtentID, on extentstore.DiskID) {
 	m.metrics.damage.Inc()
-	l, _, leave, err := m.enter(context.Background(), "manager.ReportDamage")
-	if err != nil {
-		return // the next read that meets the damage reports it to the next leader
-	}
-	defer leave()
-	l.todo.add(task{extent: id, node: on, damaged: true})
+	// Who does not lead forgets it: the next read that meets the damage reports it
+	// to the leader.
+	_, _ = ask(m, context.Background(), "report", func(_ context.Context, l *leader) (struct{}, error) {
+		l.todo.add(task{extent: id, node: on, damaged: true})
+		return struct{}{}, nil
+	})
 }

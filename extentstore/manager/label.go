@@ -15,7 +15,7 @@ import (
 
 // The label of a manager's directory is the file "manager.json" in it, one JSON
 // object: format (1), role ("manager"), stamp (the StampID) and state. State is
-// "new" until the stamp's first command is on the log, and then "ready". A
+// "new" until the stamp's first command is applied, and then "ready". A
 // directory without a label is foreign unless it is empty, one that is ready
 // without its log is damaged; both are left alone.
 type label struct {
@@ -35,7 +35,8 @@ const (
 )
 
 // openLabel reads the label of dir, or makes one if dir is empty or missing.
-func openLabel(dir string, want extentstore.StampID) (label, error) {
+// alone says that nobody else may have heard of what this member did.
+func openLabel(dir string, want extentstore.StampID, alone bool) (label, error) {
 	const op = "manager.Open"
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -57,10 +58,10 @@ func openLabel(dir string, want extentstore.StampID) (label, error) {
 	case err != nil:
 		return label{}, stamp.Errorf(stamp.Unavailable, op, "%w", err)
 	}
-	return parseLabel(dir, p, want)
+	return parseLabel(dir, p, want, alone)
 }
 
-func parseLabel(dir string, p []byte, want extentstore.StampID) (label, error) {
+func parseLabel(dir string, p []byte, want extentstore.StampID, alone bool) (label, error) {
 	const op = "manager.Open"
 	var l label
 	if err := json.Unmarshal(p, &l); err != nil {
@@ -79,6 +80,9 @@ func parseLabel(dir string, p []byte, want extentstore.StampID) (label, error) {
 			return l, stamp.Errorf(stamp.Corrupt, op, "%s has lost the StreamManager's log: %w", dir, err)
 		}
 		return l, nil
+	}
+	if !alone {
+		return l, nil // it may have voted
 	}
 	// A crash during the very first start: nothing was acknowledged yet.
 	if err := os.RemoveAll(filepath.Join(dir, logFolder)); err != nil {

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"sync"
+	"time"
 
 	"stamp"
 	"stamp/extentstore"
@@ -21,6 +22,7 @@ type leader struct {
 	work   sync.WaitGroup // background work and calls
 
 	pollWake chan struct{} // asks for a poll soon
+	polled   chan struct{} // closed when the disks were asked for the first time
 	ids      idSource
 	todo     *keeper
 
@@ -29,28 +31,35 @@ type leader struct {
 	order   []*disk // by index in the state
 }
 
-func newLeader(m *Manager) *leader {
-	l := &leader{Manager: m, disks: map[extentstore.DiskID]*disk{}, pollWake: make(chan struct{}, 1)}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
+func newLeader(m *Manager, ctx context.Context) *leader {
+	l := &leader{Manager: m, disks: map[extentstore.DiskID]*disk{}, pollWake: make(chan struct{}, 1), polled: make(chan struct{})}
+	l.ctx, l.cancel = context.WithCancel(ctx)
 	l.todo = newKeeper(l)
 	return l
 }
 
-// begin learns what it must know to serve, and starts the background work.
-func (m *leader) begin(ctx context.Context) error {
-	if err := m.introduce(ctx); err != nil {
-		return err
-	}
-	if err := m.knowDisks(); err != nil {
-		return err
-	}
-	m.pollAll(ctx, true)
-	m.reconcileAll(ctx)
+// begin starts the background work. It returns when the disks that answer at
+// once are known; calls need not wait for that.
+func (m *leader) begin() {
+	m.pollAll(firstPoll)
+	close(m.polled)
+	m.reconcileAll(m.ctx)
 	m.work.Go(m.pollLoop)
 	m.work.Go(m.collectLoop)
 	m.work.Go(m.todo.loop)
 	m.todo.heartbeat()
-	return nil
+}
+
+// firstPoll is how long a new leader waits for disks before it places extents
+// on those that have answered.
+const firstPoll = 250 * time.Millisecond
+
+// awaitDisks waits until the disks were asked for the first time.
+func (m *leader) awaitDisks(ctx context.Context) {
+	select {
+	case <-m.polled:
+	case <-ctx.Done():
+	}
 }
 
 // end returns when all work has ended.

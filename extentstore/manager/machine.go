@@ -21,6 +21,28 @@ type machine struct {
 	// follows would be applied to the wrong state, so nothing is, and nobody
 	// gets an answer any more.
 	broken error
+	// named is closed once the state knows its stamp.
+	named   chan struct{}
+	isNamed bool
+}
+
+func newMachine() *machine { return &machine{state: newState(), named: make(chan struct{})} }
+
+// tell is called with mu held after the state has changed.
+func (m *machine) tell() {
+	if m.state.stamp != "" && !m.isNamed {
+		m.isNamed = true
+		close(m.named)
+	}
+}
+
+// fail ends the use of the state.
+func (m *machine) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken == nil {
+		m.broken = err
+	}
 }
 
 var _ consensus.Machine = (*machine)(nil)
@@ -54,7 +76,9 @@ func (m *machine) Apply(p []byte) any {
 	if m.broken != nil {
 		return Output{Err: m.broken}
 	}
-	return m.state.Step(time.UnixMilli(c.Time), c)
+	out := m.state.Step(time.UnixMilli(c.Time), c)
+	m.tell()
+	return out
 }
 
 // Snapshot implements consensus.Machine.
@@ -76,6 +100,7 @@ func (m *machine) Restore(r io.Reader) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.state = s
+	m.tell()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"stamp"
@@ -25,6 +26,15 @@ type Options struct {
 	// DiskIDs are disks of this process, which need no address: they are
 	// registered at the start. All others are by their ExtentNodes.
 	DiskIDs []extentstore.DiskID
+
+	// Peers reaches the other members; nil means that there are none. ID is
+	// this member's name, empty means "manager-1". Members are those that a
+	// new stamp begins with: give them, the same to each of them, when the
+	// stamp is made and never again. With Peers and without Members an empty
+	// Dir waits for AddMember. Stamp is required with Peers.
+	Peers   raft.StreamLayer
+	ID      string
+	Members []extentstore.Member
 
 	Stamp        extentstore.StampID // Required to be that of Dir; empty means whatever Dir says, on the first start a new one.
 	Replicas     int                 // of a new extent; 0 means three, or as many as there are disks
@@ -50,6 +60,12 @@ func (o *Options) fill() error {
 	if o.Replicas < 0 || o.Replicas > extentstore.MaxReplicas {
 		return stamp.Errorf(stamp.Invalid, op, "%d replicas", o.Replicas)
 	}
+	if o.Peers != nil && o.Stamp == "" {
+		return stamp.Errorf(stamp.Invalid, op, "Stamp is required with Peers")
+	}
+	if o.ID == "" {
+		o.ID = "manager-1"
+	}
 	o.ExtentTarget = orDefault(o.ExtentTarget, extentstore.DefaultExtent)
 	o.Grace = orDefault(o.Grace, time.Minute)
 	o.NodeTimeout = orDefault(o.NodeTimeout, 2*time.Second)
@@ -70,8 +86,9 @@ func orDefault[T int64 | time.Duration](v, otherwise T) T {
 	return v
 }
 
-// A Manager is the driver of the StreamManager: one member of the log, here
-// the only one.
+// A Manager is the driver of the StreamManager: one member of the log. Every
+// member applies the log; what needs more than that belongs to the one that
+// leads (leader). The others answer Unavailable.
 type Manager struct {
 	opts    Options
 	stampID extentstore.StampID
@@ -79,58 +96,116 @@ type Manager struct {
 	log     *consensus.Log
 	metrics *metrics
 
+	opened chan struct{} // closed when log and metrics are set
+	begun  chan error    // what became of the first time that it led
+	stop   context.CancelFunc
+	work   sync.WaitGroup // what does not depend on leading
+
 	mu   sync.RWMutex // guards the field below
 	lead *leader      // nil while this member does not lead
 }
 
 var _ extentstore.StreamManager = (*Manager)(nil)
 
-// Open starts the StreamManager on a directory, and a new stamp if it is
-// empty. A directory that is foreign or damaged is left as it is. When it
-// returns it serves.
+// Open starts a member of the StreamManager on a directory. A directory that is
+// foreign or damaged is left as it is. A single member begins a new stamp if
+// the directory is empty, and serves when Open returns; one of several serves
+// when it leads.
 func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
-	lab, err := openLabel(opts.Dir, opts.Stamp)
+	lab, err := openLabel(opts.Dir, opts.Stamp, opts.Peers == nil)
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: opts, stampID: lab.Stamp, machine: &machine{state: newState()}}
-	m.log, err = consensus.Open(consensus.Options{
-		Dir: filepath.Join(opts.Dir, logFolder), ID: "manager-1", Machine: m.machine,
-		MustExist: lab.State == stateReady,
+	m := &Manager{opts: opts, stampID: lab.Stamp, machine: newMachine(), opened: make(chan struct{}), begun: make(chan error, 1)}
+	if m.metrics, err = newMetrics(opts.Metrics, m); err != nil {
+		return nil, err
+	}
+	background, stop := context.WithCancel(context.Background())
+	m.stop = stop
+	conf := consensus.Options{
+		Dir: filepath.Join(opts.Dir, logFolder), ID: opts.ID, Machine: m.machine,
+		MustExist: lab.State == stateReady, Lead: m.leadOnce,
 		Heartbeat: opts.Heartbeat, SnapshotEvery: opts.SnapshotEvery, Log: opts.Log,
-	})
-	if err != nil {
+	}
+	if opts.Peers != nil {
+		conf.Transport = consensus.NewTransport(opts.Peers, opts.Log)
+		for _, p := range opts.Members {
+			conf.Members = append(conf.Members, consensus.Member{ID: p.ID, Address: p.Address})
+		}
+	}
+	if m.log, err = consensus.Open(conf); err != nil {
+		stop()
+		m.metrics.unregister()
 		return nil, err
 	}
-	if err := m.begin(ctx, lab); err != nil {
-		return nil, errors.Join(err, m.Close())
+	close(m.opened)
+	m.work.Go(func() { m.keepLabel(background, lab) })
+	if opts.Peers == nil {
+		select {
+		case err = <-m.begun:
+		case <-ctx.Done():
+			err = stamp.Errorf(stamp.Unavailable, "manager.Open", "not leading yet: %w", context.Cause(ctx))
+		}
+		if err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
 	}
 	return m, nil
 }
 
-// begin waits until this member leads, and serves.
-func (m *Manager) begin(ctx context.Context, lab label) (err error) {
-	if m.metrics, err = newMetrics(m.opts.Metrics, m); err != nil {
-		return err
+// keepLabel notes that the directory holds a stamp, once it does. A log that is
+// another stamp's is not used.
+func (m *Manager) keepLabel(ctx context.Context, lab label) {
+	select {
+	case <-m.machine.named:
+	case <-ctx.Done():
+		return
 	}
-	if err := m.log.Ready(ctx); err != nil {
-		return err
-	}
-	l := newLeader(m)
-	m.mu.Lock()
-	m.lead = l
-	m.mu.Unlock()
-	if err := l.begin(ctx); err != nil {
-		return err
-	}
-	if lab.State != stateReady {
+	err := m.machine.view(func(s *State) error {
+		if s.stamp != lab.Stamp {
+			return stamp.Errorf(stamp.Corrupt, "manager.Open", "%s: the label says stamp %s, the log %s", m.opts.Dir, lab.Stamp, s.stamp)
+		}
+		return nil
+	})
+	if err == nil && lab.State != stateReady {
 		lab.State = stateReady
-		return lab.write(m.opts.Dir)
+		err = lab.write(m.opts.Dir)
 	}
-	return nil
+	if err != nil {
+		m.opts.Log.Error("this member does not serve", "err", err)
+		m.machine.fail(err)
+	}
+}
+
+// leadOnce is this member's work while it leads.
+func (m *Manager) leadOnce(ctx context.Context, _ *consensus.Log) {
+	<-m.opened
+	l := newLeader(m, ctx)
+	err := l.introduce(ctx)
+	if err == nil {
+		err = l.knowDisks()
+	}
+	if err == nil {
+		m.mu.Lock()
+		m.lead = l
+		m.mu.Unlock()
+		l.begin()
+	}
+	select {
+	case m.begun <- err:
+	default:
+	}
+	if err != nil && ctx.Err() == nil {
+		m.opts.Log.Error("this member leads and cannot serve", "err", err)
+	}
+	<-ctx.Done()
+	m.mu.Lock()
+	m.lead = nil
+	m.mu.Unlock()
+	l.end()
 }
 
 // enter begins a call that only the leader can answer. It ends, with leave,
@@ -152,22 +227,38 @@ func (m *Manager) enter(ctx context.Context, op string) (l *leader, _ context.Co
 	}, nil
 }
 
+// ask makes a call inside the leader, and says so if it ended with it.
+func ask[T any](m *Manager, ctx context.Context, op string, call func(ctx context.Context, l *leader) (T, error)) (result T, err error) {
+	defer m.metrics.observe(op, m.opts.Clock.Now(), &err)
+	l, limited, leave, err := m.enter(ctx, "manager."+op)
+	if err != nil {
+		return result, err
+	}
+	defer leave()
+	result, err = call(limited, l)
+	if err != nil && errors.Is(err, context.Canceled) && l.ctx.Err() != nil && ctx.Err() == nil {
+		err = stamp.Errorf(stamp.Unavailable, "manager."+op, "this member does not lead any more: %w", err)
+	}
+	return result, err
+}
+
 // StampID is the name of the stamp.
 func (m *Manager) StampID() extentstore.StampID { return m.stampID }
 
-// Close ends all work and returns when it has ended.
+// Removed is closed once this member has learnt that it was removed from the
+// stamp. Close it.
+func (m *Manager) Removed() <-chan struct{} { return m.log.Removed() }
+
+// Leader names the member that leads, "" if none is known.
+func (m *Manager) Leader() (id, address string) { return m.log.Leader() }
+
+// Close ends all work and returns when it has ended. A leader hands over.
 func (m *Manager) Close() error {
-	m.mu.Lock()
-	l := m.lead
-	m.lead = nil
-	m.mu.Unlock()
-	if l != nil {
-		l.end()
-	}
-	if m.metrics != nil {
-		m.metrics.unregister()
-	}
-	return m.log.Close()
+	m.stop()
+	err := m.log.Close()
+	m.work.Wait()
+	m.metrics.unregister()
+	return err
 }
 
 // propose puts a command on the log. Its error may be the command's own.

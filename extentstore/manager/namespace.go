@@ -10,13 +10,9 @@ import (
 
 // MultiModify implements extentstore.StreamManager.
 func (m *Manager) MultiModify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {
-	defer m.metrics.observe("modify", m.opts.Clock.Now(), &err)
-	l, ctx, leave, err := m.enter(ctx, "manager.MultiModify")
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return l.modify(ctx, epochs, ops)
+	return ask(m, ctx, "modify", func(ctx context.Context, l *leader) ([]extentstore.StreamInfo, error) {
+		return l.modify(ctx, epochs, ops)
+	})
 }
 
 func (m *leader) modify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"stamp"
@@ -16,13 +17,15 @@ type disk struct {
 	id    extentstore.DiskID
 	index uint16
 
-	comparing sync.Mutex // one comparison with the state at a time; before mu
+	comparing sync.Mutex  // one comparison with the state at a time; before mu
+	asking    atomic.Bool // being polled
 
-	mu    sync.Mutex // guards the fields below
-	up    bool       // answered lately, and its disk serves
-	why   string     // why it is not up
-	state extentstore.DiskState
-	word  sealing.Trust // whether it has a say in seals
+	mu     sync.Mutex // guards the fields below
+	up     bool       // answered lately, and its disk serves
+	missed int        // polls in a row without an answer
+	why    string     // why it is not up
+	state  extentstore.DiskState
+	word   sealing.Trust
 }
 
 // set notes an answer and reports whether the node has just come up.
@@ -30,8 +33,16 @@ func (n *disk) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	was := n.up
-	n.up = err == nil && disk.Failed == ""
-	if !n.up {
+	if err != nil {
+		n.missed++
+	} else {
+		n.missed = 0
+	}
+	switch {
+	case err == nil && disk.Failed == "":
+		n.up = true
+	case err == nil || n.missed >= missedPolls || stamp.KindOf(err) == stamp.NotFound:
+		n.up = false
 		n.word.Away()
 	}
 	switch {
@@ -59,19 +70,12 @@ func (n *disk) trust(absences uint64) {
 	n.word.Compared(absences)
 }
 
-// mayAsk reports whether the disk has a say in seals at all.
+// mayAsk reports whether the disk was compared with the state since it was last
+// away.
 func (n *disk) mayAsk() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.word.MayAsk()
-}
-
-// weigh says what its answer to the question of a seal is worth, if it still is
-// trusted now.
-func (n *disk) weigh(r *extentstore.ReplicaState) (word sealing.Word, trusted bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return sealing.Weigh(&n.word, r), n.word.MayAsk()
 }
 
 // suspect takes a node out of placement until it answers the next poll, and
@@ -91,6 +95,14 @@ func (n *disk) reason() string {
 	return n.why
 }
 
+// weigh says what its answer to the question of a seal is worth, and whether it
+// is trusted now.
+func (n *disk) weigh(r *extentstore.ReplicaState) (word sealing.Word, trusted bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return sealing.Weigh(&n.word, r), n.word.MayAsk()
+}
+
 func (n *disk) markLost(id extentstore.ExtentID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,6 +117,14 @@ func (n *disk) markFound(id extentstore.ExtentID) {
 
 // pollEvery is the age that Space may have.
 const pollEvery = time.Second
+
+// missedPolls is how many polls a disk may miss before it counts as away. A call
+// that fails makes it suspect at once.
+const missedPolls = 3
+
+// pollPatience is how long a round of polls waits for silent disks before what is
+// known is told to who heals.
+const pollPatience = 100 * time.Millisecond
 
 // pollSoon is how soon a node that has failed a call is asked again.
 const pollSoon = 20 * time.Millisecond
@@ -122,7 +142,8 @@ func (m *leader) pollLoop() {
 		if m.ctx.Err() != nil {
 			return
 		}
-		m.pollAll(m.ctx, false)
+		m.pollAll(pollPatience)
+		m.todo.heartbeat()
 	}
 }
 
@@ -148,31 +169,66 @@ func (m *leader) sleep(d time.Duration) bool {
 	}
 }
 
-// pollAll asks every node for its disk. A node that has come back is
-// reconciled; at start all of them are.
-func (m *leader) pollAll(ctx context.Context, atStart bool) {
+// pollAll asks every disk that is not just being asked, and waits for them as
+// long as it is told. A disk that has come back is compared with the state.
+func (m *leader) pollAll(patience time.Duration) {
 	var wg sync.WaitGroup
-	for _, n := range m.allDisks() {
-		wg.Go(func() {
-			disk, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.DiskState, error) {
-				return en.Disk(ctx)
-			})
-			if ctx.Err() != nil {
-				return
-			}
-			cameUp, wentDown := n.set(disk, err)
-			switch {
-			case cameUp && atStart:
-			case cameUp:
-				m.opts.Log.Info("node is back", "node", n.id)
-				m.work.Go(func() { m.reconcile(m.ctx, n) })
-			case wentDown:
-				m.opts.Log.Warn("node is away", "node", n.id, "because", n.reason())
-			}
+	for _, d := range m.allDisks() {
+		if !d.asking.CompareAndSwap(false, true) {
+			continue
+		}
+		wg.Add(1)
+		m.work.Go(func() {
+			defer wg.Done()
+			defer d.asking.Store(false)
+			m.poll(d)
 		})
 	}
-	wg.Wait()
-	m.todo.heartbeat()
+	done := make(chan struct{})
+	m.work.Go(func() {
+		wg.Wait()
+		close(done)
+	})
+	timer := m.opts.Clock.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C():
+	case <-m.ctx.Done():
+	}
+}
+
+// pollDisks asks some disks now: their node has just said that it is there.
+func (m *leader) pollDisks(ids []extentstore.DiskID) {
+	for _, id := range ids {
+		if d := m.disk(id); d != nil && !d.isUp() && d.asking.CompareAndSwap(false, true) {
+			m.work.Go(func() {
+				defer d.asking.Store(false)
+				m.poll(d)
+			})
+		}
+	}
+}
+
+func (m *leader) poll(d *disk) {
+	ctx, cancel := context.WithTimeout(m.ctx, m.opts.NodeTimeout)
+	defer cancel()
+	var state extentstore.DiskState
+	en, err := m.opts.Nodes.Node(d.id)
+	if err == nil {
+		state, err = en.Disk(ctx)
+	}
+	if m.ctx.Err() != nil {
+		return
+	}
+	cameUp, wentDown := d.set(state, err)
+	switch {
+	case cameUp:
+		m.opts.Log.Info("disk answers", "disk", d.id)
+		m.reconcile(m.ctx, d)
+	case wentDown:
+		m.opts.Log.Warn("disk is away", "disk", d.id, "because", d.reason())
+	}
 }
 
 // withNode makes one call of an ExtentNode, with the time that a node has for
@@ -224,12 +280,7 @@ func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.Dis
 
 // Space implements extentstore.StreamManager.
 func (m *Manager) Space(ctx context.Context) (extentstore.Space, error) {
-	l, ctx, leave, err := m.enter(ctx, "manager.Space")
-	if err != nil {
-		return extentstore.Space{}, err
-	}
-	defer leave()
-	return l.space(ctx)
+	return ask(m, ctx, "space", func(ctx context.Context, l *leader) (extentstore.Space, error) { return l.space(ctx) })
 }
 
 func (m *leader) space(ctx context.Context) (extentstore.Space, error) {

@@ -13,13 +13,7 @@ import (
 
 // Seal implements extentstore.StreamManager.
 func (m *Manager) Seal(ctx context.Context, id extentstore.ExtentID, at int64) (length int64, err error) {
-	defer m.metrics.observe("seal", m.opts.Clock.Now(), &err)
-	l, ctx, leave, err := m.enter(ctx, "manager.Seal")
-	if err != nil {
-		return 0, err
-	}
-	defer leave()
-	return l.seal(ctx, id, at)
+	return ask(m, ctx, "seal", func(ctx context.Context, l *leader) (int64, error) { return l.seal(ctx, id, at) })
 }
 
 func (m *leader) seal(ctx context.Context, id extentstore.ExtentID, at int64) (length int64, err error) {
@@ -64,18 +58,18 @@ func (m *leader) sealAt(ctx context.Context, infos []extentstore.ExtentInfo, len
 
 // answer is what a replica says to the question that begins a seal.
 type answer struct {
-	state extentstore.ReplicaState
-	word  sealing.Word
-	err   error
+	word   sealing.Word
+	length int64
+	closed bool  // it takes no appends any more
+	err    error // of a Silent one
 }
 
 // askLength closes the replicas of an extent and finds the length to seal it
-// at. Which answers count, how long to wait and what the length is, is decided
-// by a sealing.Question.
+// at. The question decides; here it is put to all replicas at once.
 func (m *leader) askLength(ctx context.Context, info extentstore.ExtentInfo) (int64, error) {
 	clock := m.opts.Clock
 	timing := sealing.Timing{Patience: m.opts.NodeTimeout, Grace: m.opts.SealGrace}
-	question := sealing.Ask(clock.Now(), len(info.Replicas), timing)
+	q := sealing.Ask(clock.Now(), len(info.Replicas), timing)
 	answers := make(chan answer, len(info.Replicas))
 	for _, name := range info.Replicas {
 		if len(info.Replicas) == 1 {
@@ -84,49 +78,69 @@ func (m *leader) askLength(ctx context.Context, info extentstore.ExtentInfo) (in
 			m.work.Go(func() { answers <- m.askReplica(ctx, name, info.ID) })
 		}
 	}
+	closed := false
+	var cause error = context.DeadlineExceeded
 	timer := clock.NewTimer(timing.Patience)
 	defer timer.Stop()
-	var cause error
 	for {
-		ended, until := question.Ended()
+		ended, until := q.Ended()
 		if ended {
 			break
 		}
 		timer.Reset(until.Sub(clock.Now()))
 		select {
 		case a := <-answers:
-			question.Answer(clock.Now(), a.word, a.state.Length, timing)
 			if a.err != nil {
 				cause = a.err
 			}
+			closed = closed || a.closed
+			q.Answer(clock.Now(), a.word, a.length, timing)
 		case <-timer.C():
-			question.Tick(clock.Now())
+			q.Tick(clock.Now())
 		case <-ctx.Done():
-			question.GiveUp()
+			cause = ctx.Err()
+			q.GiveUp()
 		}
 	}
-	length, verdict := question.Verdict()
+	length, verdict := q.Verdict()
+	if verdict != sealing.Unknown && !closed {
+		// Only replicas that were never created, or may be just now: one of
+		// them is closed, so that nothing can be acknowledged later.
+		if err := m.closeAny(ctx, info); err != nil {
+			return 0, err
+		}
+	}
 	switch verdict {
 	case sealing.Agreed:
 		return length, nil
 	case sealing.Desperate:
 		m.metrics.doubtfulSeals.Inc()
-		m.opts.Log.Error("extent sealed by replicas that may have lost acknowledged bytes", "extent", info.ID, "nodes", info.Replicas, "length", length)
+		m.opts.Log.Error("extent sealed by replicas that may have lost acknowledged bytes", "extent", info.ID, "disks", info.Replicas, "length", length)
 		return length, nil
-	}
-	if cause == nil {
-		cause = context.DeadlineExceeded
 	}
 	return 0, stamp.Errorf(stamp.Unavailable, "manager.Seal", "extent %v: no replica on %v gives a length that can be trusted: %w", info.ID, info.Replicas, cause)
 }
 
+// askReplica puts the question to one replica. Of a disk that has not been
+// compared with the state since it was away, or since this leader came, it is
+// first asked whether it holds the extent at all: the question makes an extent
+// known to a disk that has lost it.
 func (m *leader) askReplica(ctx context.Context, name extentstore.DiskID, id extentstore.ExtentID) answer {
 	n := m.disk(name)
 	if n == nil {
-		return answer{word: sealing.Silent, err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a node of this stamp any more", name)}
+		return answer{word: sealing.Silent, err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s is not a disk of this stamp any more", name)}
 	}
-	if !n.mayAsk() {
-		return answer{word: sealing.Silent, err: notCompared(name)}
+	compared := n.mayAsk()
+	if !compared {
+		_, err := withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
+			return en.Stat(ctx, id)
+		})
+		switch {
+		case stamp.KindOf(err) == stamp.NotFound:
+			return answer{word: sealing.Absent}
+		case err != nil:
+			return answer{word: sealing.Silent, err: err}
+		}
 	}
 	state, err := withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
 		return en.Close(ctx, id)
@@ -135,21 +149,30 @@ func (m *leader) askReplica(ctx context.Context, name extentstore.DiskID, id ext
 		return answer{word: sealing.Silent, err: err}
 	}
 	word, trusted := n.weigh(&state)
-	if !trusted {
-		return answer{word: sealing.Silent, err: notCompared(name)}
+	if compared && !trusted {
+		return answer{word: sealing.Silent, closed: true, err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s was away while it was asked", name)}
 	}
-	return answer{state: state, word: word}
+	return answer{word: word, length: state.Length, closed: true}
 }
 
-func notCompared(name extentstore.DiskID) error {
-	return stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s has not been compared with the state since it was away", name)
+// closeAny closes one replica, no matter which.
+func (m *leader) closeAny(ctx context.Context, info extentstore.ExtentInfo) (err error) {
+	for _, name := range info.Replicas {
+		_, err = withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
+			return en.Close(ctx, info.ID)
+		})
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // force tells the replicas of sealed extents their length. It waits for those
 // that answer in time; the others are told as soon as they do.
 func (m *leader) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 	if len(infos) == 1 && len(infos[0].Replicas) == 1 {
-		m.forceReplica(ctx, infos[0], infos[0].Replicas[0])
+		m.forceReplica(infos[0], infos[0].Replicas[0])
 		return
 	}
 	limit := make(chan struct{}, maxParallel)
@@ -164,7 +187,7 @@ func (m *leader) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 			waiting++
 			limit <- struct{}{}
 			m.work.Go(func() {
-				m.forceReplica(ctx, info, name)
+				m.forceReplica(info, name)
 				<-limit
 				told <- struct{}{}
 			})
@@ -199,8 +222,8 @@ const forceLag = 10 * time.Millisecond
 // maxParallel bounds the calls of ExtentNodes that one request makes at once.
 const maxParallel = 64
 
-func (m *leader) forceReplica(ctx context.Context, info extentstore.ExtentInfo, name extentstore.DiskID) {
-	_, err := withNode(m, context.WithoutCancel(ctx), name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
+func (m *leader) forceReplica(info extentstore.ExtentInfo, name extentstore.DiskID) {
+	_, err := withNode(m, m.ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (struct{}, error) {
 		return struct{}{}, en.Seal(ctx, info.ID, info.Length)
 	})
 	if err != nil {
@@ -220,13 +243,11 @@ func (n *disk) isUp() bool {
 // old owner is still having created takes no append either: its replicas are
 // closed before they exist.
 func (m *Manager) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
-	defer m.metrics.observe("acquire", m.opts.Clock.Now(), &err)
-	l, ctx, leave, err := m.enter(ctx, "manager.Acquire")
-	if err != nil {
-		return 0, nil, err
-	}
-	defer leave()
-	return l.acquire(ctx, folder)
+	a, err := ask(m, ctx, "acquire", func(ctx context.Context, l *leader) (a acquired, err error) {
+		a.epoch, a.infos, err = l.acquire(ctx, folder)
+		return a, err
+	})
+	return a.epoch, a.infos, err
 }
 
 func (m *leader) acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
@@ -258,6 +279,11 @@ func (m *leader) acquire(ctx context.Context, folder string) (epoch stamp.Epoch,
 		*at[i] = sealed[i]
 	}
 	return out.Epoch, out.Streams, nil
+}
+
+type acquired struct {
+	epoch stamp.Epoch
+	infos []extentstore.StreamInfo
 }
 
 // askLengths asks for many extents at once.
