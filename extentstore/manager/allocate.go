@@ -150,16 +150,28 @@ func (b *birth) abandon() {
 // Allocate implements extentstore.StreamManager.
 func (m *Manager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
 	return ask(m, ctx, "allocate", func(ctx context.Context, l *leader) (extentstore.ExtentInfo, error) {
-		return l.allocate(ctx, name, epoch, avoid)
+		return l.allocate(ctx, requestOf(ctx), name, epoch, avoid)
 	})
 }
 
-func (m *leader) allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
+func (m *leader) allocate(ctx context.Context, request *command.Request, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
+	c := &command.Allocate{Name: name, Epoch: uint64(epoch)}
+	whole := &command.Command{What: &command.Command_Allocate{Allocate: c}, Request: request}
 	// One attempt more than there are nodes finds any that work.
 	var cause error
 	for range len(m.allDisks()) + 1 {
 		var kind extentstore.StreamKind
+		var before Output
+		known := false
 		err = m.read(ctx, func(s *State) error {
+			if before, known = s.outcomeOf(whole); known {
+				if known = before.Err != nil || !before.discarded(); known {
+					return before.Err
+				}
+				// Its replicas were not all created, and whoever found that
+				// did not finish.
+				request.Attempt = before.Attempt + 1
+			}
 			st, err := s.mayAllocate(name, epoch)
 			if err == nil {
 				kind = st.kind
@@ -169,12 +181,18 @@ func (m *leader) allocate(ctx context.Context, name string, epoch stamp.Epoch, a
 		if err != nil {
 			return info, err
 		}
+		if known {
+			return before.Extents[0], nil
+		}
 		var bad []extentstore.DiskID
-		info, bad, cause, err = m.allocateOnce(ctx, name, epoch, kind, avoid)
+		info, bad, cause, err = m.allocateOnce(ctx, whole, c, kind, avoid)
 		if err != nil || len(bad) == 0 {
 			return info, err
 		}
 		avoid = append(avoid[:len(avoid):len(avoid)], bad...)
+		if request != nil {
+			request.Attempt++
+		}
 	}
 	return extentstore.ExtentInfo{}, stamp.Errorf(allocateKind(cause), "manager.Allocate", "extent for %s: no node creates replicas: %w", name, cause)
 }
@@ -190,23 +208,35 @@ func allocateKind(cause error) stamp.Kind {
 
 // allocateOnce allocates an extent and, if some node did not create its
 // replica, seals it again while it is empty and names that node.
-func (m *leader) allocateOnce(ctx context.Context, name string, epoch stamp.Epoch, kind extentstore.StreamKind, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, bad []extentstore.DiskID, cause, err error) {
+func (m *leader) allocateOnce(ctx context.Context, whole *command.Command, c *command.Allocate, kind extentstore.StreamKind, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, bad []extentstore.DiskID, cause, err error) {
 	b, err := m.bear(ctx, kind, avoid)
 	if err != nil {
 		return info, nil, nil, err
 	}
-	out, err := m.propose(ctx, &command.Command{What: &command.Command_Allocate{Allocate: &command.Allocate{
-		Name: name, Epoch: uint64(epoch), Place: b.place,
-	}}})
+	c.Place = b.place
+	out, err := m.propose(ctx, whole)
 	if err != nil {
 		b.fail(err)
 		return info, nil, nil, err
+	}
+	if out.Again { // the first attempt was on its way still
+		b.abandon()
+		if out.discarded() {
+			return info, nil, nil, stamp.Errorf(stamp.Busy, "manager.Allocate", "another attempt for %s has just failed", c.Name)
+		}
+		return out.Extents[0], nil, nil, nil
 	}
 	defer m.ids.done(b.spec.ID)
 	if bad, cause = b.wait(); len(bad) > 0 {
 		return info, bad, cause, m.discard(ctx, b.spec, cause)
 	}
 	return out.Extents[0], nil, nil, nil
+}
+
+// discarded says of an earlier Allocate that its extent was given up while it was
+// empty.
+func (o *Output) discarded() bool {
+	return len(o.Extents) == 0 || o.Extents[0].Sealed && o.Extents[0].Length == 0
 }
 
 // discard seals a new extent that lacks replicas at length 0. The next

@@ -89,6 +89,9 @@ func (s *State) check() error {
 	if err == nil && (nGarbage != s.garbage.Len() || nUnsealed != s.nUnsealed) {
 		err = fmt.Errorf("%d garbage and %d unsealed, %d and %d were counted", s.garbage.Len(), s.nUnsealed, nGarbage, nUnsealed)
 	}
+	if err == nil {
+		err = s.requests.check()
+	}
 	return err
 }
 
@@ -123,4 +126,27 @@ func (s *State) checkPlaces(id extentstore.ExtentID, e *extent, used []usage, fa
 		}
 	}
 	return true
+}
+
+func (r *requests) check() (err error) {
+	kept := 0
+	r.clients.Scan(func(name string, c client) bool {
+		kept += c.kept
+		n := 0
+		r.outcomes.Ascend(outcomeKey(name, 0), func(key string, _ outcome) bool {
+			if key[:len(name)] != name {
+				return false
+			}
+			n++
+			return true
+		})
+		if n != c.kept || n > maxOutcomes {
+			err = stamp.Errorf(stamp.Corrupt, "manager.check", "client %x has %d outcomes, %d were counted", name, n, c.kept)
+		}
+		return err == nil
+	})
+	if err == nil && kept != r.outcomes.Len() {
+		err = stamp.Errorf(stamp.Corrupt, "manager.check", "%d outcomes are kept, clients have %d", r.outcomes.Len(), kept)
+	}
+	return err
 }

@@ -172,13 +172,19 @@ func (t *transaction) mayChange(epochs map[string]uint64, name string) error {
 	return t.s.checkEpoch(folder, 0)
 }
 
+// targetOf is the name whose state is reported of an op.
+func targetOf(op *command.Op) string {
+	switch extentstore.OpKind(op.Kind) {
+	case extentstore.OpCreate, extentstore.OpDelete, extentstore.OpUnlink:
+		return op.Name
+	}
+	return op.Target
+}
+
 // apply makes one op and returns the name whose state is reported.
 func (t *transaction) apply(epochs map[string]uint64, op *command.Op) (string, error) {
 	kind := extentstore.OpKind(op.Kind)
-	target := op.Target
-	if kind == extentstore.OpCreate || kind == extentstore.OpDelete || kind == extentstore.OpUnlink {
-		target = op.Name
-	}
+	target := targetOf(op)
 	if err := t.mayChange(epochs, target); err != nil {
 		return "", err
 	}

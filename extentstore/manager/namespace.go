@@ -17,22 +17,33 @@ func (m *Manager) MultiModify(ctx context.Context, epochs map[string]stamp.Epoch
 
 func (m *leader) modify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {
 	c := &command.Modify{Epochs: make(map[string]uint64, len(epochs))}
+	for folder, epoch := range epochs {
+		c.Epochs[folder] = uint64(epoch)
+	}
+	for i := range ops {
+		c.Ops = append(c.Ops, toCommand(&ops[i]))
+	}
+	whole := &command.Command{What: &command.Command_Modify{Modify: c}, Request: requestOf(ctx)}
+	var before Output
+	known := false
 	// Who is fenced is told before extents are created for nothing.
 	err = m.read(ctx, func(s *State) error {
+		if before, known = s.outcomeOf(whole); known {
+			return before.Err
+		}
 		for folder, epoch := range epochs {
-			c.Epochs[folder] = uint64(epoch)
 			if err := s.checkEpoch(folder, epoch); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || known {
+		return before.Streams, err
 	}
 	var births []*birth
 	for i := range ops {
-		op := toCommand(&ops[i])
+		op := c.Ops[i]
 		if ops[i].First {
 			b, err := m.bear(ctx, ops[i].Stream, nil)
 			if err != nil {
@@ -42,12 +53,17 @@ func (m *leader) modify(ctx context.Context, epochs map[string]stamp.Epoch, ops 
 			births = append(births, b)
 			op.First = b.place
 		}
-		c.Ops = append(c.Ops, op)
 	}
-	out, err := m.propose(ctx, &command.Command{What: &command.Command_Modify{Modify: c}})
+	out, err := m.propose(ctx, whole)
 	if err != nil {
 		fail(births, err)
 		return nil, err
+	}
+	if out.Again { // the first attempt was on its way still
+		for _, b := range births {
+			b.abandon()
+		}
+		return out.Streams, nil
 	}
 	return out.Streams, m.settle(ctx, births, ops, epochs, out.Streams)
 }
@@ -78,7 +94,7 @@ func (m *leader) settle(ctx context.Context, births []*birth, ops []extentstore.
 		if err := m.discard(ctx, b.spec, err); err != nil {
 			return err
 		}
-		e, err := m.allocate(ctx, ops[i].Name, epochs[folderOf(ops[i].Name)], bad)
+		e, err := m.allocate(ctx, nil, ops[i].Name, epochs[folderOf(ops[i].Name)], bad)
 		infos[i].Extents = nil
 		if err == nil {
 			infos[i].Extents = []extentstore.ExtentInfo{e}

@@ -251,7 +251,7 @@ func (m *Manager) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch
 }
 
 func (m *leader) acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
-	out, err := m.propose(ctx, &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: folder}}})
+	out, err := m.propose(ctx, &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: folder}}, Request: requestOf(ctx)})
 	if err != nil {
 		return 0, nil, err
 	}

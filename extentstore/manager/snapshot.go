@@ -41,6 +41,9 @@ import (
 //	'S'  once for each stream, in order: string name, 1 kind, 8 created,
 //	     2 length of the content in the entry and the content, then a list of
 //	     8-byte ids
+//	'Q'  once for each client whose requests are remembered, in order: 16 client,
+//	     8 oldest number, 8 last seen, then a list of outcomes in order: 8 number,
+//	     4 attempt, 2 kind of error, string error, 8 epoch, 8 id of an extent
 //	'E'  8 number of extents, 8 number of streams, 4 CRC-32C of all before
 //	     the CRC. Nothing follows.
 //
@@ -64,6 +67,7 @@ func (s *State) freeze() *State {
 	f.epochs = s.epochs.Copy()
 	f.extents = s.extents.Copy()
 	f.foreign = s.foreign.Copy()
+	f.requests = s.requests.copy()
 	f.coded = s.coded.Copy()
 	f.nodes, f.disks = slices.Clone(s.nodes), slices.Clone(s.disks)
 	f.garbage, f.placed, f.diskAt, f.used = nil, nil, nil, nil
@@ -157,6 +161,7 @@ func (s *State) writeTo(out io.Writer) error {
 		w.record('S')
 		return w.err == nil
 	})
+	s.requests.writeTo(w)
 	w.buf = append(w.buf, 'E')
 	w.u32(20)
 	w.u64(uint64(s.extents.Len()))
@@ -372,6 +377,10 @@ func (r *snapshotReader) record(s *State, kind byte) error {
 		if err := r.stream(s); err != nil {
 			return err
 		}
+	case 'Q':
+		if err := r.client(&s.requests); err != nil {
+			return err
+		}
 	default:
 		return fmt.Errorf("record of unknown type %q", kind)
 	}
@@ -459,6 +468,45 @@ func (r *snapshotReader) stream(s *State) error {
 		st.extents = append(st.extents, id)
 	}
 	s.streams.Set(name, st)
+	return nil
+}
+
+func (q *requests) writeTo(w *snapshotWriter) {
+	q.clients.Scan(func(name string, c client) bool {
+		w.buf = append(w.buf, name...)
+		w.u64(c.oldest)
+		w.u64(uint64(c.seen))
+		q.outcomes.Ascend(name, func(key string, o outcome) bool {
+			if key[:len(name)] != name {
+				return false
+			}
+			w.u64(binary.BigEndian.Uint64([]byte(key[len(name):])))
+			w.u32(o.attempt)
+			w.u16(uint16(o.kind))
+			w.str(o.text)
+			w.u64(uint64(o.epoch))
+			w.u64(uint64(o.extent))
+			return true
+		})
+		w.record('Q')
+		return w.err == nil
+	})
+}
+
+func (r *snapshotReader) client(q *requests) error {
+	name := string(r.take(len(extentstore.RequestID{}.Client)))
+	c := client{oldest: r.u64(), seen: int64(r.u64())}
+	for len(r.rest) > 0 && !r.bad {
+		seq := r.u64()
+		o := outcome{attempt: r.u32(), kind: stamp.Kind(r.u16()), text: r.str(), epoch: stamp.Epoch(r.u64()), extent: extentstore.ExtentID(r.u64())}
+		if _, again := q.outcomes.Set(outcomeKey(name, seq), o); again || seq < c.oldest {
+			return fmt.Errorf("request %x/%d is damaged", name, seq)
+		}
+		c.kept++
+	}
+	if _, again := q.clients.Set(name, c); again || c.kept > maxOutcomes || q.clients.Len() > maxClients {
+		return fmt.Errorf("client %x is damaged", name)
+	}
 	return nil
 }
 

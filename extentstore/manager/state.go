@@ -26,6 +26,7 @@ type State struct {
 	// first fragment; in extents they have no replicas.
 	coded    *btree.Map[extentstore.ExtentID, coded]
 	policies Policies
+	requests requests
 
 	// Derived from the above.
 	garbage   *btree.Map[garbageKey, struct{}] // refs == 0, by age; condemned ones too
@@ -118,15 +119,16 @@ const unsealed = -1
 
 func newState() *State {
 	return &State{
-		next:    1,
-		streams: btree.NewMap[string, *stream](64),
-		epochs:  btree.NewMap[string, stamp.Epoch](64),
-		extents: btree.NewMap[extentstore.ExtentID, extent](64),
-		foreign: btree.NewMap[extentstore.ExtentID, struct{}](64),
-		coded:   btree.NewMap[extentstore.ExtentID, coded](64),
-		garbage: btree.NewMap[garbageKey, struct{}](64),
-		placed:  map[replicas][]extentstore.DiskID{},
-		diskAt:  map[extentstore.DiskID]uint16{},
+		requests: newRequests(),
+		next:     1,
+		streams:  btree.NewMap[string, *stream](64),
+		epochs:   btree.NewMap[string, stamp.Epoch](64),
+		extents:  btree.NewMap[extentstore.ExtentID, extent](64),
+		foreign:  btree.NewMap[extentstore.ExtentID, struct{}](64),
+		coded:    btree.NewMap[extentstore.ExtentID, coded](64),
+		garbage:  btree.NewMap[garbageKey, struct{}](64),
+		placed:   map[replicas][]extentstore.DiskID{},
+		diskAt:   map[extentstore.DiskID]uint16{},
 	}
 }
 

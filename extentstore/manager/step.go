@@ -17,11 +17,22 @@ type Output struct {
 	Streams []extentstore.StreamInfo // Acquire: of the folder; Modify: one for each op
 	Extents []extentstore.ExtentInfo // Allocate: the new one; Seal: one for each length
 	First   extentstore.ExtentID     // Reserve: the first of the ids
+	// Again says that the command had its effect before, in the attempt
+	// given; then Extents is empty if the extent has gone meanwhile.
+	Again   bool
+	Attempt uint32
 }
 
 // Step applies one command. The same commands in the same order lead to the
 // same state and the same outputs.
 func (s *State) Step(now time.Time, c *command.Command) Output {
+	if c.Request != nil {
+		return s.stepRequest(now, c)
+	}
+	return s.apply(now, c)
+}
+
+func (s *State) apply(now time.Time, c *command.Command) Output {
 	switch what := c.What.(type) {
 	case *command.Command_Init:
 		return s.init(what.Init)

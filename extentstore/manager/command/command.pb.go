@@ -29,6 +29,8 @@ type Command struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Time    int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"` // milliseconds since 1970, by the leader's clock
+	// The change has one effect, however often it stands on the log.
+	Request *Request `protobuf:"bytes,30,opt,name=request,proto3" json:"request,omitempty"` // since version 2
 	// Types that are valid to be assigned to What:
 	//
 	//	*Command_Init
@@ -91,6 +93,13 @@ func (x *Command) GetTime() int64 {
 		return x.Time
 	}
 	return 0
+}
+
+func (x *Command) GetRequest() *Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
 }
 
 func (x *Command) GetWhat() isCommand_What {
@@ -299,6 +308,77 @@ func (*Command_Policy) isCommand_What() {}
 
 func (*Command_Drain) isCommand_What() {}
 
+// Request is an extentstore.RequestID.
+type Request struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Client []byte                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Seq    uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Oldest uint64                 `protobuf:"varint,3,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	// A leader that could not finish what it began counts up, and replaces the
+	// outcome.
+	Attempt       uint32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request) Reset() {
+	*x = Request{}
+	mi := &file_command_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request) ProtoMessage() {}
+
+func (x *Request) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request.ProtoReflect.Descriptor instead.
+func (*Request) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Request) GetClient() []byte {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *Request) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Request) GetOldest() uint64 {
+	if x != nil {
+		return x.Oldest
+	}
+	return 0
+}
+
+func (x *Request) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 // Init names the stamp, once, and, in version 1, the disks that it may place
 // replicas on.
 type Init struct {
@@ -311,7 +391,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_command_proto_msgTypes[1]
+	mi := &file_command_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +403,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[1]
+	mi := &file_command_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +416,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{1}
+	return file_command_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Init) GetStamp() string {
@@ -363,7 +443,7 @@ type Acquire struct {
 
 func (x *Acquire) Reset() {
 	*x = Acquire{}
-	mi := &file_command_proto_msgTypes[2]
+	mi := &file_command_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +455,7 @@ func (x *Acquire) String() string {
 func (*Acquire) ProtoMessage() {}
 
 func (x *Acquire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[2]
+	mi := &file_command_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +468,7 @@ func (x *Acquire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acquire.ProtoReflect.Descriptor instead.
 func (*Acquire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{2}
+	return file_command_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Acquire) GetFolder() string {
@@ -409,7 +489,7 @@ type Modify struct {
 
 func (x *Modify) Reset() {
 	*x = Modify{}
-	mi := &file_command_proto_msgTypes[3]
+	mi := &file_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +501,7 @@ func (x *Modify) String() string {
 func (*Modify) ProtoMessage() {}
 
 func (x *Modify) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[3]
+	mi := &file_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +514,7 @@ func (x *Modify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Modify.ProtoReflect.Descriptor instead.
 func (*Modify) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{3}
+	return file_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Modify) GetEpochs() map[string]uint64 {
@@ -468,7 +548,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_command_proto_msgTypes[4]
+	mi := &file_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +560,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[4]
+	mi := &file_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +573,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{4}
+	return file_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Op) GetKind() uint32 {
@@ -563,7 +643,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_command_proto_msgTypes[5]
+	mi := &file_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +655,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[5]
+	mi := &file_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +668,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{5}
+	return file_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Place) GetExtent() uint64 {
@@ -617,7 +697,7 @@ type Allocate struct {
 
 func (x *Allocate) Reset() {
 	*x = Allocate{}
-	mi := &file_command_proto_msgTypes[6]
+	mi := &file_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +709,7 @@ func (x *Allocate) String() string {
 func (*Allocate) ProtoMessage() {}
 
 func (x *Allocate) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[6]
+	mi := &file_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +722,7 @@ func (x *Allocate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocate.ProtoReflect.Descriptor instead.
 func (*Allocate) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{6}
+	return file_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Allocate) GetName() string {
@@ -676,7 +756,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_command_proto_msgTypes[7]
+	mi := &file_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +768,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[7]
+	mi := &file_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +781,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{7}
+	return file_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Seal) GetLengths() []*Length {
@@ -721,7 +801,7 @@ type Length struct {
 
 func (x *Length) Reset() {
 	*x = Length{}
-	mi := &file_command_proto_msgTypes[8]
+	mi := &file_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +813,7 @@ func (x *Length) String() string {
 func (*Length) ProtoMessage() {}
 
 func (x *Length) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[8]
+	mi := &file_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +826,7 @@ func (x *Length) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Length.ProtoReflect.Descriptor instead.
 func (*Length) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{8}
+	return file_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Length) GetExtent() uint64 {
@@ -773,7 +853,7 @@ type Reserve struct {
 
 func (x *Reserve) Reset() {
 	*x = Reserve{}
-	mi := &file_command_proto_msgTypes[9]
+	mi := &file_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +865,7 @@ func (x *Reserve) String() string {
 func (*Reserve) ProtoMessage() {}
 
 func (x *Reserve) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[9]
+	mi := &file_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +878,7 @@ func (x *Reserve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reserve.ProtoReflect.Descriptor instead.
 func (*Reserve) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{9}
+	return file_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Reserve) GetCount() uint32 {
@@ -820,7 +900,7 @@ type Collect struct {
 
 func (x *Collect) Reset() {
 	*x = Collect{}
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +912,7 @@ func (x *Collect) String() string {
 func (*Collect) ProtoMessage() {}
 
 func (x *Collect) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +925,7 @@ func (x *Collect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collect.ProtoReflect.Descriptor instead.
 func (*Collect) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{10}
+	return file_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Collect) GetCondemn() []uint64 {
@@ -873,7 +953,7 @@ type Foreign struct {
 
 func (x *Foreign) Reset() {
 	*x = Foreign{}
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +965,7 @@ func (x *Foreign) String() string {
 func (*Foreign) ProtoMessage() {}
 
 func (x *Foreign) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +978,7 @@ func (x *Foreign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Foreign.ProtoReflect.Descriptor instead.
 func (*Foreign) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{11}
+	return file_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Foreign) GetExtents() []uint64 {
@@ -922,7 +1002,7 @@ type Register struct {
 
 func (x *Register) Reset() {
 	*x = Register{}
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1014,7 @@ func (x *Register) String() string {
 func (*Register) ProtoMessage() {}
 
 func (x *Register) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1027,7 @@ func (x *Register) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Register.ProtoReflect.Descriptor instead.
 func (*Register) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{12}
+	return file_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Register) GetNode() string {
@@ -992,7 +1072,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1084,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1097,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{13}
+	return file_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Move) GetExtent() uint64 {
@@ -1063,7 +1143,7 @@ type Coded struct {
 
 func (x *Coded) Reset() {
 	*x = Coded{}
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1155,7 @@ func (x *Coded) String() string {
 func (*Coded) ProtoMessage() {}
 
 func (x *Coded) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1168,7 @@ func (x *Coded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Coded.ProtoReflect.Descriptor instead.
 func (*Coded) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{14}
+	return file_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Coded) GetExtent() uint64 {
@@ -1137,7 +1217,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1229,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1242,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{15}
+	return file_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Policy) GetKind() uint32 {
@@ -1190,7 +1270,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1282,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1295,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{16}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Drain) GetDisks() []uint32 {
@@ -1236,10 +1316,11 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\x15stamp.manager.command\"\xa4\x06\n" +
+	"\rcommand.proto\x12\x15stamp.manager.command\"\xde\x06\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
-	"\x04time\x18\x02 \x01(\x03R\x04time\x121\n" +
+	"\x04time\x18\x02 \x01(\x03R\x04time\x128\n" +
+	"\arequest\x18\x1e \x01(\v2\x1e.stamp.manager.command.RequestR\arequest\x121\n" +
 	"\x04init\x18\x03 \x01(\v2\x1b.stamp.manager.command.InitH\x00R\x04init\x12:\n" +
 	"\aacquire\x18\x04 \x01(\v2\x1e.stamp.manager.command.AcquireH\x00R\aacquire\x127\n" +
 	"\x06modify\x18\x05 \x01(\v2\x1d.stamp.manager.command.ModifyH\x00R\x06modify\x12=\n" +
@@ -1254,7 +1335,12 @@ const file_command_proto_rawDesc = "" +
 	"\x05coded\x18\x15 \x01(\v2\x1c.stamp.manager.command.CodedH\x00R\x05coded\x127\n" +
 	"\x06policy\x18\x16 \x01(\v2\x1d.stamp.manager.command.PolicyH\x00R\x06policy\x124\n" +
 	"\x05drain\x18\x17 \x01(\v2\x1c.stamp.manager.command.DrainH\x00R\x05drainB\x06\n" +
-	"\x04what\"2\n" +
+	"\x04what\"e\n" +
+	"\aRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\fR\x06client\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x16\n" +
+	"\x06oldest\x18\x03 \x01(\x04R\x06oldest\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt\"2\n" +
 	"\x04Init\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\tR\x05stamp\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"!\n" +
@@ -1329,51 +1415,53 @@ func file_command_proto_rawDescGZIP() []byte {
 	return file_command_proto_rawDescData
 }
 
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_command_proto_goTypes = []any{
 	(*Command)(nil),  // 0: stamp.manager.command.Command
-	(*Init)(nil),     // 1: stamp.manager.command.Init
-	(*Acquire)(nil),  // 2: stamp.manager.command.Acquire
-	(*Modify)(nil),   // 3: stamp.manager.command.Modify
-	(*Op)(nil),       // 4: stamp.manager.command.Op
-	(*Place)(nil),    // 5: stamp.manager.command.Place
-	(*Allocate)(nil), // 6: stamp.manager.command.Allocate
-	(*Seal)(nil),     // 7: stamp.manager.command.Seal
-	(*Length)(nil),   // 8: stamp.manager.command.Length
-	(*Reserve)(nil),  // 9: stamp.manager.command.Reserve
-	(*Collect)(nil),  // 10: stamp.manager.command.Collect
-	(*Foreign)(nil),  // 11: stamp.manager.command.Foreign
-	(*Register)(nil), // 12: stamp.manager.command.Register
-	(*Move)(nil),     // 13: stamp.manager.command.Move
-	(*Coded)(nil),    // 14: stamp.manager.command.Coded
-	(*Policy)(nil),   // 15: stamp.manager.command.Policy
-	(*Drain)(nil),    // 16: stamp.manager.command.Drain
-	nil,              // 17: stamp.manager.command.Modify.EpochsEntry
+	(*Request)(nil),  // 1: stamp.manager.command.Request
+	(*Init)(nil),     // 2: stamp.manager.command.Init
+	(*Acquire)(nil),  // 3: stamp.manager.command.Acquire
+	(*Modify)(nil),   // 4: stamp.manager.command.Modify
+	(*Op)(nil),       // 5: stamp.manager.command.Op
+	(*Place)(nil),    // 6: stamp.manager.command.Place
+	(*Allocate)(nil), // 7: stamp.manager.command.Allocate
+	(*Seal)(nil),     // 8: stamp.manager.command.Seal
+	(*Length)(nil),   // 9: stamp.manager.command.Length
+	(*Reserve)(nil),  // 10: stamp.manager.command.Reserve
+	(*Collect)(nil),  // 11: stamp.manager.command.Collect
+	(*Foreign)(nil),  // 12: stamp.manager.command.Foreign
+	(*Register)(nil), // 13: stamp.manager.command.Register
+	(*Move)(nil),     // 14: stamp.manager.command.Move
+	(*Coded)(nil),    // 15: stamp.manager.command.Coded
+	(*Policy)(nil),   // 16: stamp.manager.command.Policy
+	(*Drain)(nil),    // 17: stamp.manager.command.Drain
+	nil,              // 18: stamp.manager.command.Modify.EpochsEntry
 }
 var file_command_proto_depIdxs = []int32{
-	1,  // 0: stamp.manager.command.Command.init:type_name -> stamp.manager.command.Init
-	2,  // 1: stamp.manager.command.Command.acquire:type_name -> stamp.manager.command.Acquire
-	3,  // 2: stamp.manager.command.Command.modify:type_name -> stamp.manager.command.Modify
-	6,  // 3: stamp.manager.command.Command.allocate:type_name -> stamp.manager.command.Allocate
-	7,  // 4: stamp.manager.command.Command.seal:type_name -> stamp.manager.command.Seal
-	9,  // 5: stamp.manager.command.Command.reserve:type_name -> stamp.manager.command.Reserve
-	10, // 6: stamp.manager.command.Command.collect:type_name -> stamp.manager.command.Collect
-	11, // 7: stamp.manager.command.Command.foreign:type_name -> stamp.manager.command.Foreign
-	12, // 8: stamp.manager.command.Command.register:type_name -> stamp.manager.command.Register
-	13, // 9: stamp.manager.command.Command.move:type_name -> stamp.manager.command.Move
-	14, // 10: stamp.manager.command.Command.coded:type_name -> stamp.manager.command.Coded
-	15, // 11: stamp.manager.command.Command.policy:type_name -> stamp.manager.command.Policy
-	16, // 12: stamp.manager.command.Command.drain:type_name -> stamp.manager.command.Drain
-	17, // 13: stamp.manager.command.Modify.epochs:type_name -> stamp.manager.command.Modify.EpochsEntry
-	4,  // 14: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
-	5,  // 15: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
-	5,  // 16: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
-	8,  // 17: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	1,  // 0: stamp.manager.command.Command.request:type_name -> stamp.manager.command.Request
+	2,  // 1: stamp.manager.command.Command.init:type_name -> stamp.manager.command.Init
+	3,  // 2: stamp.manager.command.Command.acquire:type_name -> stamp.manager.command.Acquire
+	4,  // 3: stamp.manager.command.Command.modify:type_name -> stamp.manager.command.Modify
+	7,  // 4: stamp.manager.command.Command.allocate:type_name -> stamp.manager.command.Allocate
+	8,  // 5: stamp.manager.command.Command.seal:type_name -> stamp.manager.command.Seal
+	10, // 6: stamp.manager.command.Command.reserve:type_name -> stamp.manager.command.Reserve
+	11, // 7: stamp.manager.command.Command.collect:type_name -> stamp.manager.command.Collect
+	12, // 8: stamp.manager.command.Command.foreign:type_name -> stamp.manager.command.Foreign
+	13, // 9: stamp.manager.command.Command.register:type_name -> stamp.manager.command.Register
+	14, // 10: stamp.manager.command.Command.move:type_name -> stamp.manager.command.Move
+	15, // 11: stamp.manager.command.Command.coded:type_name -> stamp.manager.command.Coded
+	16, // 12: stamp.manager.command.Command.policy:type_name -> stamp.manager.command.Policy
+	17, // 13: stamp.manager.command.Command.drain:type_name -> stamp.manager.command.Drain
+	18, // 14: stamp.manager.command.Modify.epochs:type_name -> stamp.manager.command.Modify.EpochsEntry
+	5,  // 15: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
+	6,  // 16: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
+	6,  // 17: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
+	9,  // 18: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -1402,7 +1490,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
