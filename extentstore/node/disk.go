@@ -170,10 +170,17 @@ func (n *Disk) releaseFiles() {
 	n.metrics.unregister(n.opts.Metrics)
 }
 
-// fail takes the node out of service, for ever.
+// fail takes the disk out of service, for ever.
 func (n *Disk) fail(err error) {
+	if errors.Is(err, errClosed) || errors.Is(err, errDown) {
+		return
+	}
 	n.failMu.Lock()
-	if n.failErr != nil || errors.Is(err, errClosed) || errors.Is(err, errDown) {
+	if n.failErr != nil {
+		if n.readable.Swap(false) { // first its journal, now itself
+			n.endService()
+			n.opts.Log.Error("disk serves no reads any more", "node", n.opts.Options.ID, "disk", n.opts.ID, "at", n.disk.String(), "error", err)
+		}
 		n.failMu.Unlock()
 		return
 	}
@@ -187,7 +194,7 @@ func (n *Disk) fail(err error) {
 
 // journalFailed takes the disk out of service because the journal has failed
 // that it shares. It goes on serving reads: it is the journal that cannot be
-// trusted.
+// trusted. The flusher brings to the files what it can (lastFlush).
 func (n *Disk) journalFailed(err error) {
 	n.failMu.Lock()
 	defer n.failMu.Unlock()
@@ -197,7 +204,6 @@ func (n *Disk) journalFailed(err error) {
 	n.failErr = fmt.Errorf("the journal has failed: %w", err)
 	n.readable.Store(true)
 	close(n.down)
-	n.endService()
 	n.opts.Log.Error("disk takes no more changes, its journal has left service", "node", n.opts.Options.ID, "disk", n.opts.ID, "error", err)
 }
 

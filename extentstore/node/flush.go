@@ -34,6 +34,9 @@ func (n *Disk) flusher() {
 		case <-n.kick:
 		case <-again.C():
 			again.Reset(flushRetry)
+		case <-n.down:
+			n.lastFlush()
+			return
 		case <-n.stop:
 			return
 		}
@@ -265,6 +268,9 @@ func (n *Disk) beginFlush(x *extent) (*flushing, bool) {
 	f := &flushing{x: x, l: l, to: x.r.Queued(), firstSeg: l.firstSeg}
 	l.firstSeg = none // entries from now on set it again
 	last, ok := l.last, true
+	if n.readable.Load() { // the journal has failed: what it took, it took
+		f.to, last = min(f.to, x.durable.Load()), nil
+	}
 	// A seal that comes while this waits is waited for as well: making the
 	// extent final cuts its file, which must not be ahead of the journal.
 	for waited := false; ok && !(waited && x.changed == f.changed); waited = true {
@@ -308,8 +314,38 @@ func (n *Disk) durable(c *commit) bool {
 	select {
 	case <-c.done:
 		return c.err == nil
+	default:
+	}
+	select {
+	case <-c.done:
+		return c.err == nil
 	case <-n.down:
 		return false
+	}
+}
+
+// lastFlush brings to the files what is in memory when the journal has failed
+// that the disk shares with others. Partial last sectors stay where they are, in
+// memory, unless their extent is sealed. So a node that gets a new
+// journal, or the next best replica, has as much as there can be.
+func (n *Disk) lastFlush() {
+	if !n.readable.Load() {
+		return
+	}
+	n.rounds.Lock()
+	defer n.rounds.Unlock()
+	active := n.activeExtents()
+	err := n.flushAll(active)
+	if err == nil {
+		err = n.saveStates(active)
+	}
+	switch {
+	case disk.IsFull(err):
+		n.opts.Log.Error("no space to move all appends from memory to the data disk", "disk", n.opts.ID, "error", err)
+	case err != nil:
+		n.fail(err)
+	default:
+		n.opts.Log.Info("what rested on the journal that has failed is in the files, but for partial last sectors", "disk", n.opts.ID)
 	}
 }
 

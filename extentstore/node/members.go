@@ -289,8 +289,12 @@ func (s *share) add(x *extent, end int64, kind byte, id extentstore.ExtentID, of
 	case <-s.disk.down:
 		return nil, 0, errDown
 	default:
-		return s.journal.add(s.member.slot, x, end, kind, id, offset, blocks, parts...)
 	}
+	c, segment, err := s.journal.add(s.member.slot, x, end, kind, id, offset, blocks, parts...)
+	if err != nil && s.disk.serving("node.add") != nil {
+		err = errDown // it is not this disk that has failed
+	}
+	return c, segment, err
 }
 
 // admit is journal.admit, and ends when the disk leaves service.

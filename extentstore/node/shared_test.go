@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"stamp"
 	"stamp/extentstore"
@@ -460,14 +461,19 @@ func TestForeignJournal(t *testing.T) {
 }
 
 // TestJournalFails: without its journal a node takes nothing more, but what it
-// has can still be read, so that it can be copied elsewhere.
+// has can still be read, so that it can be copied elsewhere, and goes to the
+// files as far as it can.
 func TestJournalFails(t *testing.T) {
+	ctx := context.Background()
 	r := newRig(t, 2)
 	r.log = slog.LevelError + 1
 	r.open()
 	for i := range 2 {
 		r.create(i, 1)
 		r.add(i, 1, streamtest.Pattern(1, 10_000))
+		r.create(i, 2)
+		r.add(i, 2, streamtest.Pattern(2, 10_000))
+		must(t, r.disk(i).Seal(ctx, 2, 10_000))
 	}
 	r.journal.SetFault(eio(sim.OpWrite))
 	_, err := add(r.disk(0), 1, []byte("x"))
@@ -475,17 +481,60 @@ func TestJournalFails(t *testing.T) {
 	for i := range 2 {
 		_, err = add(r.disk(i), 1, []byte("x"))
 		wantKind(t, err, stamp.Unavailable)
-		_, err = r.disk(i).Close(context.Background(), 1)
+		_, err = r.disk(i).Close(ctx, 1)
 		wantKind(t, err, stamp.Unavailable)
 		wantBytes(t, r.disk(i), 1, 0, streamtest.Pattern(1, 10_000))
-		if s, err := r.disk(i).Disk(context.Background()); err != nil || s.Failed == "" {
+		if s, err := r.disk(i).Disk(ctx); err != nil || s.Failed == "" {
 			t.Errorf("got %+v, %v", s, err)
 		}
-	}
-	r.journal.SetFault(nil)
-	r.reopen()
-	for i := range 2 {
+		r.disk(i).LastFlush()
 		wantBytes(t, r.disk(i), 1, 0, streamtest.Pattern(1, 10_000))
+	}
+	// Then a disk fails as well.
+	r.disks[0].SetFault(eio(sim.OpRead))
+	r.disk(0).RoundFailed(syscall.EIO)
+	_, err = r.disk(0).Read(ctx, 1, 0, make([]byte, 1))
+	wantKind(t, err, stamp.Unavailable)
+	r.close()
+	r.disks[0].SetFault(nil)
+
+	r.journal = sim.NewDisk(3, 256<<20)
+	r.open()
+	for i := range 2 {
+		r.want(i, extentstore.ReplicaState{ID: 2, Length: 10_000, Closed: true, Sealed: true})
+		wantBytes(t, r.disk(i), 2, 0, streamtest.Pattern(2, 10_000))
+		r.want(i, extentstore.ReplicaState{ID: 1, Closed: true, Doubtful: true})
+	}
+}
+
+// TestHungDiskAndTheRing has a disk hang while others need the room that it
+// holds in the ring.
+func TestHungDiskAndTheRing(t *testing.T) {
+	r := newRig(t, 2)
+	r.log = slog.LevelError + 1
+	r.change = func(o *node.Options) { o.HangTimeout = 300 * time.Millisecond }
+	r.open()
+	for i := range 2 {
+		r.create(i, 1)
+		r.add(i, 1, streamtest.Pattern(1, 10_000))
+	}
+	release := make(chan struct{})
+	r.disks[1].SetFault(func(op sim.Op, name string, _ int64) error {
+		if op == sim.OpWrite {
+			<-release
+		}
+		return nil
+	})
+	go r.disk(1).FlushAll()
+	r.fill(0)
+	wantBytes(t, r.disk(0), 1, 0, streamtest.Pattern(1, 10_000))
+	_, err := add(r.disk(1), 1, []byte("x"))
+	wantKind(t, err, stamp.Unavailable)
+	close(release)
+	r.reopen()
+	r.want(0, extentstore.ReplicaState{ID: 1, Length: 10_000})
+	if s, err := r.disk(1).Stat(context.Background(), 1); err == nil && !s.Doubtful || !r.disk(1).Lost() {
+		t.Errorf("got %+v, %v", s, err)
 	}
 }
 
