@@ -167,7 +167,7 @@ func (m *multi) session(faults bool) {
 	n.Shutdown()
 	for i := range m.disks {
 		if i == absent || i == failing {
-			m.suspect[i], m.opens[i] = true, 0
+			m.suspects(i)
 		}
 		m.disks[i].disk.SetFault(nil)
 	}
@@ -202,6 +202,14 @@ func (m *multi) loseJournal() {
 		}
 	}
 	for i := range m.suspect {
+		m.suspects(i)
+	}
+}
+
+// suspects notes that a disk may find a loss when it is opened next. One that
+// was under suspicion already may have found it, without having been looked at.
+func (m *multi) suspects(i int) {
+	if !m.suspect[i] {
 		m.suspect[i], m.opens[i] = true, 0
 	}
 }
