@@ -312,38 +312,28 @@ func (n *Node) openRing(s ringStore, disks []*Disk, onFail func(error)) {
 	}
 	j.start()
 	j.serve(n.opts.Clock, n.opts.HangTimeout)
-	errs := make(map[*Disk]error)
-	for _, d := range disks {
-		if !d.absent {
-			errs[d] = j.join(d)
-		}
+	present := slices.DeleteFunc(slices.Clone(disks), func(d *Disk) bool { return d.absent })
+	errs := make([]error, len(present))
+	for i, d := range present {
+		errs[i] = j.join(d)
 	}
 	if err := j.joined(damaged); err != nil {
 		j.onFail(err)
 	}
-	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for d, err := range errs {
-		wg.Go(func() {
-			if err == nil {
-				err = d.start(damaged)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			errs[d] = err
-		})
+	for i, d := range present {
+		if errs[i] == nil {
+			wg.Go(func() { errs[i] = d.start(damaged) })
+		}
 	}
 	wg.Wait()
-	served := false
-	for _, err := range errs {
-		served = served || err == nil
-	}
+	served := slices.Contains(errs, nil)
 	if !served {
 		j.shutdown() // before the disk under it is closed
 	}
-	for d, err := range errs {
+	for i, err := range errs {
 		if err != nil {
-			d.leave(err)
+			present[i].leave(err)
 		}
 	}
 	if served {
