@@ -21,6 +21,10 @@ type Options struct {
 	Probe  time.Duration // for the answer to a probe, and between two; 0 means 100 ms
 	Misses int           // probes in a row without answer that end the call; 0 means 2
 	Stall  time.Duration // for one that is alive and does not get on; 0 means 3 s
+	// Sending is how many bytes are on their way to the one who is called. A
+	// probe may stand behind them on the same connection, so both waits are
+	// longer by what they take at 64 MB/s.
+	Sending int64
 }
 
 func (o Options) filled() Options {
@@ -30,6 +34,8 @@ func (o Options) filled() Options {
 	if o.Probe == 0 {
 		o.Probe = 100 * time.Millisecond
 	}
+	behind := time.Duration(o.Sending) * (time.Second / 64e6)
+	o.Quiet, o.Probe, o.Sending = o.Quiet+behind, o.Probe+behind, 0
 	if o.Misses == 0 {
 		o.Misses = 2
 	}

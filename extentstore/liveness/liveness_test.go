@@ -87,6 +87,14 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
+	// 64 MB before the probe: a second more before it and for it.
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		err := liveness.Run(context.Background(), liveness.Options{Sending: 64e6, Misses: 1}, "test", func(ctx context.Context) (int64, error) { return 0, hang(ctx) }, hang)
+		if took := time.Since(began); stamp.KindOf(err) != stamp.Unavailable || took < 2100*time.Millisecond || took > 2300*time.Millisecond {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
 	// The caller's own end is no verdict.
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)

@@ -41,6 +41,7 @@ type Disk struct {
 	endService context.CancelFunc
 	dirSync    groupSync
 	copies     *Copier
+	sending    atomic.Int64 // bytes on their way to secondaries
 	metrics    *metrics
 
 	states *stateLog  // used under rounds

@@ -14,7 +14,14 @@ func (n *Disk) forward(ctx context.Context, to extentstore.DiskID, id extentstor
 	if err != nil {
 		return err
 	}
-	return liveness.Run(ctx, n.opts.Liveness, "node.Replicate", func(ctx context.Context) (int64, error) {
+	total := int64(0)
+	for i := range blocks {
+		total += int64(len(blocks[i].Payload))
+	}
+	opts := n.opts.Liveness
+	opts.Sending = n.sending.Add(total)
+	defer n.sending.Add(-total)
+	return liveness.Run(ctx, opts, "node.Replicate", func(ctx context.Context) (int64, error) {
 		s, err := peer.Stat(ctx, id)
 		return s.Length, err
 	}, func(ctx context.Context) error {

@@ -14,14 +14,17 @@ import (
 // append makes one attempt to append to an extent. A primary that does not
 // answer is given up when it shows no sign of life, long before AppendTimeout,
 // which bounds the wait for one that is alive.
-func (c *Client) append(ctx context.Context, node extentstore.ExtentNode, id extentstore.ExtentID, blocks []extentstore.Block) (offset int64, err error) {
+func (c *Client) append(ctx context.Context, node extentstore.ExtentNode, id extentstore.ExtentID, blocks []extentstore.Block, total int64) (offset int64, err error) {
 	const op = "stream.Append"
 	ctx, cancel := context.WithTimeout(ctx, c.opts.AppendTimeout)
 	defer cancel()
 	if _, ok := node.(unreachable); ok {
 		return node.Append(ctx, id, blocks)
 	}
-	err = liveness.Run(ctx, c.opts.Liveness, op, func(ctx context.Context) (int64, error) {
+	opts := c.opts.Liveness
+	opts.Sending = c.sending.Add(total)
+	defer c.sending.Add(-total)
+	err = liveness.Run(ctx, opts, op, func(ctx context.Context) (int64, error) {
 		s, err := node.Stat(ctx, id)
 		return s.Length, err
 	}, func(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,7 @@ type Client struct {
 	health  health
 	hedges  budget
 	pauses  pauses
+	sending atomic.Int64 // bytes of appends under way
 	metrics *metrics
 
 	mu     sync.Mutex // guards the fields below

@@ -106,7 +106,7 @@ func (s *Shared) Append(ctx context.Context, blocks ...extentstore.Block) (exten
 
 // send makes one attempt. The extent is closed if it fails or is full.
 func (s *Shared) send(ctx context.Context, x *sharedExtent, blocks []extentstore.Block, total int64) (int64, error) {
-	offset, err := s.f.c.append(ctx, x.node, x.live.id, blocks)
+	offset, err := s.f.c.append(ctx, x.node, x.live.id, blocks, total)
 	if err != nil {
 		switch stamp.KindOf(err) {
 		case stamp.Invalid, stamp.Busy: // Busy: a pause may be all it takes

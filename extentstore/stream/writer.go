@@ -97,11 +97,13 @@ func (w *Writer) send(ctx context.Context, blocks []extentstore.Block) error {
 	if err := w.ensure(ctx); err != nil {
 		return err
 	}
-	_, err := w.f.c.append(ctx, w.node, w.live.id, blocks)
+	total := int64(0)
+	for i := range blocks {
+		total += int64(len(blocks[i].Payload))
+	}
+	_, err := w.f.c.append(ctx, w.node, w.live.id, blocks, total)
 	if err != nil {
-		for i := range blocks {
-			w.doubt += int64(len(blocks[i].Payload))
-		}
+		w.doubt += total
 	}
 	return err
 }
