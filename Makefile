@@ -1,7 +1,7 @@
 # make         builds bin/stamp
 # make dev     runs a whole stamp on ./stamp-dev
 # make test    everything quick, a few minutes, with real kernel mounts
-# make race, lint, fuzz, bench, test-clients, crash, soak, sim, mutations: see below
+# make race, lint, fuzz, bench, test-clients, crash, rack, soak, sim, mutations: see below
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,18 +11,18 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 LDFLAGS     := -X main.version=$(VERSION)
 FUZZTIME    ?= 10s
 BENCHTIME   ?= 1s
-SOAKTIME    ?= 3600
+MINUTES     ?= 60
 export ROUNDS ?= 50
-export SHORT SEED SEEDS FIRST STEPS VERBOSE DIR COMPARE_OUT COMPARE_DURATION COMPARE_BLOBS
+export SHORT SEED SEEDS FIRST STEPS VERBOSE MINUTES KEEP DIR COMPARE_OUT COMPARE_DURATION COMPARE_BLOBS
 SHORT       ?=
 
 # Tests that take long or need other people's programs have build tags.
-TAGS        := crash,clients,compare
+TAGS        := crash,clients,compare,rack
 
 # The binary is static. The race detector is the only thing that needs C.
 export CGO_ENABLED ?= 0
 
-.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash soak sim setup clean
+.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash rack soak soak-crash sim setup clean
 
 all: build
 
@@ -76,12 +76,24 @@ crash: build
 	@.ci/setup crash
 	go test -tags crash -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)') -v ./appliance/crashtest/...
 
-# The crash test again and again, each time with another seed, for SOAKTIME
-# seconds.
-soak:
-	@end=$$((SECONDS + $(SOAKTIME))); n=0; \
+# A rack of managers and ExtentNodes as processes, under load, with every fault
+# once. As root each has a network namespace of its own. SHORT=1 takes under
+# three minutes; SEED repeats what is written; KEEP=1 keeps a failed rack's data.
+rack: build
+	@.ci/setup rack
+	go test -tags rack -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)',-skip TestSoak) -v ./appliance/racktest
+
+# Random faults on a rack for MINUTES, then the same with another seed is
+# another run. SEED repeats the faults.
+soak: build
+	@.ci/setup rack
+	go test -tags rack -count=1 -timeout $$(($(MINUTES) + 30))m -run TestSoak -v ./appliance/racktest
+
+# The crash test again and again, each time with another seed, for MINUTES.
+soak-crash:
+	@end=$$((SECONDS + 60 * $(MINUTES))); n=0; \
 	while [ $$SECONDS -lt $$end ]; do $(MAKE) --no-print-directory crash; n=$$((n + 1)); done; \
-	echo "soak: $$n runs without a failure"
+	echo "soak-crash: $$n runs without a failure"
 
 # The protocol of StreamManager and ExtentNodes, simulated: SEEDS seeds from
 # FIRST on, of STEPS events each, on all processors. SEED=n repeats one, and with

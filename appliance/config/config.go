@@ -127,8 +127,8 @@ func (c *Config) Addresses() []string {
 	return out
 }
 
-// member is this node in managers, or nil.
-func (c *Config) member() *Member {
+// Self is this node in Managers, or nil.
+func (c *Config) Self() *Member {
 	for i := range c.Managers {
 		if c.Managers[i].ID == c.Name {
 			return &c.Managers[i]
@@ -174,7 +174,7 @@ func (c *Config) fill() {
 	orDefault(&c.Log, "info")
 	if m := c.Manager; m != nil {
 		abs(&m.Directory)
-		if me := c.member(); me != nil {
+		if me := c.Self(); me != nil {
 			orDefault(&m.Listen, me.Address)
 		}
 		orDefault(&m.Replicas, extentstore.MaxReplicas)
@@ -274,7 +274,7 @@ func (c *Config) checkManager(say func(key, format string, args ...any)) {
 	if m.Directory == "" {
 		say("manager.directory", "missing: where the log is kept, as in \"/var/lib/stamp/manager\"")
 	}
-	if c.member() == nil && c.Name != "" && len(c.Managers) > 0 {
+	if c.Self() == nil && c.Name != "" && len(c.Managers) > 0 {
 		say("managers", "this node, %q, has the role manager and is not among them: add it with its address", c.Name)
 	}
 	if m.Replicas < 0 || m.Replicas > extentstore.MaxReplicas {

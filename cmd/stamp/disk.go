@@ -3,12 +3,15 @@ package main
 import (
 	"fmt"
 	"sort"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"stamp"
+	"stamp/appliance"
 	"stamp/appliance/admin"
+	"stamp/appliance/config"
 )
 
 func diskCommand() *cli.Command {
@@ -18,6 +21,8 @@ func diskCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list the disks, with condition and reason", Flags: layerFlags(), Action: onLayer(0, 0, diskList)},
 			{Name: "drain", Usage: "move everything off a disk or a node", ArgsUsage: "NODE[/DISK]", Flags: layerFlags(), Action: onLayer(1, 1, diskDrain(true))},
+			{Name: "format", Usage: "prepare new disks of this node; without DISK all that are new", ArgsUsage: "[DISK...]", Flags: []cli.Flag{configFlag(), insecureFlag()}, Action: diskFormat,
+				Description: "The role extent must not run. Directories must be empty; a blank block device gets XFS."},
 			{Name: "undrain", Usage: "end a drain and use the disk again", ArgsUsage: "NODE[/DISK]", Flags: layerFlags(), Action: onLayer(1, 1, diskDrain(false))},
 		},
 	}
@@ -65,15 +70,61 @@ func diskDrain(on bool) layerAction {
 	}
 }
 
+func diskFormat(c *cli.Context) error {
+	cfg, err := config.Read(c.String("config"))
+	if err != nil {
+		return err
+	}
+	log := processLog(c, &config.Config{Log: "error"})
+	fresh, err := appliance.FormatDisks(c.Context, cfg, c.Args().Slice(), c.Bool("insecure"), log)
+	if err != nil {
+		return err
+	}
+	if asJSON(c) {
+		return printJSON(c, map[string][]string{"formatted": fresh})
+	}
+	if len(fresh) == 0 {
+		_, err = fmt.Fprintln(c.App.Writer, "no new disk")
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, "prepared", strings.Join(fresh, ", "))
+	return err
+}
+
 func memberCommand() *cli.Command {
 	return &cli.Command{
 		Name: "member", Usage: "members of the StreamManager",
 		Subcommands: []*cli.Command{
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list the members", Flags: layerFlags(), Action: onLayer(0, 0, memberList)},
-			{Name: "add", Usage: "add a member; its process runs already, with join = true", ArgsUsage: "ID ADDRESS", Flags: layerFlags(), Action: onLayer(2, 2, memberAdd)},
+			{Name: "init", Usage: "prepare the directory of this node's manager", Flags: []cli.Flag{configFlag(), insecureFlag(),
+				&cli.BoolFlag{Name: "join", Usage: "the stamp runs already: wait to be added, or come back after the loss of the directory"},
+			}, Action: memberInit},
+			{Name: "add", Usage: "add a member; its process runs already, after stamp member init --join", ArgsUsage: "ID ADDRESS", Flags: layerFlags(), Action: onLayer(2, 2, memberAdd)},
 			{Name: "remove", Aliases: []string{"rm"}, Usage: "remove a member", ArgsUsage: "ID", Flags: layerFlags(), Action: onLayer(1, 1, memberRemove)},
 		},
 	}
+}
+
+func memberInit(c *cli.Context) error {
+	if err := wantArgs(c, 0, 0); err != nil {
+		return err
+	}
+	cfg, err := config.Read(c.String("config"))
+	if err != nil {
+		return err
+	}
+	if err := appliance.InitMember(cfg, c.Bool("join"), c.Bool("insecure")); err != nil {
+		return err
+	}
+	if asJSON(c) {
+		return printJSON(c, map[string]any{"member": cfg.Name, "directory": cfg.Manager.Directory, "join": c.Bool("join")})
+	}
+	text := "begins a stamp with all managers of the file"
+	if c.Bool("join") {
+		text = "waits to be added"
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s: manager %s %s\n", cfg.Manager.Directory, cfg.Name, text)
+	return err
 }
 
 func memberList(c *cli.Context, layer admin.StreamLayer) error {

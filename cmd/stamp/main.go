@@ -51,6 +51,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Suggest:              true,
 		Commands: []*cli.Command{
 			devCommand(),
+			runCommand(),
 			mountCommand(),
 			umountCommand(),
 			accountCommand(),

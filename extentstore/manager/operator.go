@@ -47,6 +47,9 @@ func (m *leader) status(ctx context.Context) (extentstore.Status, error) {
 	if err != nil {
 		return status, err
 	}
+	if status.Members, err = m.Members(); err != nil {
+		return status, err
+	}
 	m.todo.heartbeat()
 	census, err := m.todo.census(ctx)
 	if err != nil {
