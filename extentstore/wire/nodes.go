@@ -32,7 +32,8 @@ type NodesOptions struct {
 	Dial time.Duration
 	// Ping is the silence after which a node is asked for a sign of life,
 	// Silence the one after which its connection is given up and its calls
-	// fail; 0 means 500 ms and 2 s. A negative Silence means never.
+	// fail; 0 means 1 s and 5 s. A negative Silence means never. Who cannot
+	// wait that long asks beside its call (package liveness).
 	Ping, Silence time.Duration
 
 	Log     *slog.Logger          // nil means discard.

@@ -32,7 +32,7 @@ type NodeOptions struct {
 	Calls int
 
 	// Ping is the silence after which the client is asked for a sign of life,
-	// Silence the one after which it is given up; 0 means 500 ms and 2 s. A
+	// Silence the one after which it is given up; 0 means 1 s and 5 s. A
 	// negative Silence means never.
 	Ping, Silence time.Duration
 
@@ -52,8 +52,8 @@ const (
 
 // Ping and silence unless the options say otherwise.
 const (
-	defaultPing    = 500 * time.Millisecond
-	defaultSilence = 2 * time.Second
+	defaultPing    = time.Second
+	defaultSilence = 5 * time.Second
 )
 
 func (o *NodeOptions) fill() error {
