@@ -57,6 +57,7 @@ type live struct {
 	tailSeg  int64             // oldest segment with a byte of the partial sector that ends at flushed, or none
 	unsynced bool              // the files were written by a process that may not have synced them
 	indexEnd int64             // size of the index file
+	torn     bool              // found at start: something stands behind that in the file
 	large    int               // large appends that are writing to the file
 	counted  int64             // part of Disk.unflushed
 	indexed  int64             // during replay: where the index file ends

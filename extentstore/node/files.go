@@ -247,6 +247,36 @@ func readIndex(d disk.Disk, id extentstore.ExtentID, length int64) (x block.Inde
 	return x, size, true, nil
 }
 
+// indexGoesOn reports whether something stands in an index file behind the groups
+// that were read.
+func indexGoesOn(d disk.Disk, id extentstore.ExtentID, size int64) (bool, error) {
+	f, err := d.Open(indexName(id), disk.Direct)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	total, err := f.Size()
+	if err != nil || total < size+block.GroupAlign {
+		return false, err
+	}
+	b := disk.GetBuffer(block.GroupAlign)
+	defer b.Put()
+	for at := size; at+block.GroupAlign <= total; at += block.GroupAlign {
+		if _, err := f.ReadAt(b.B[:block.GroupAlign], at); err != nil {
+			return false, err
+		}
+		for _, v := range b.B[:block.GroupAlign] {
+			if v != 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // noGroupBehind reports whether the rest of an index file holds no good group
 // that goes on from end or beyond.
 func noGroupBehind(f disk.File, id extentstore.ExtentID, from, total, end int64) (bool, error) {

@@ -105,6 +105,9 @@ func (n *Disk) restoreLive(x *extent) error {
 	}
 	l := x.live
 	l.index, l.indexEnd = index, size
+	if l.torn, err = indexGoesOn(n.disk, x.id, size); err != nil {
+		return err
+	}
 	l.rec.Indexed(index.End())
 	l.resume(index.End())
 	if !clean {
@@ -299,6 +302,13 @@ func (n *Disk) restored(x *extent, damaged bool) {
 	if sealed >= 0 && sealed < end {
 		end = sealed
 		l.cut(n, end)
+	}
+	if l.torn && end == l.indexed && (sealed < 0 || sealed > end) {
+		// What a crash cuts off of an index is in the journal still. This is
+		// damage, to blocks that the journal has given up.
+		n.opts.Log.Error("the end of an index is damaged", "disk", n.opts.ID, "extent", x.id, "good", end)
+		n.metrics.damage()
+		damaged = true
 	}
 	loss := replica.Loss{Journal: damaged}
 	if !l.whole(end) {
