@@ -393,6 +393,9 @@ func (n *Disk) inventory() error {
 		}
 		x.named = x.dataName && x.hasIndex
 	}
+	if err := n.checkTorn(); err != nil && !n.lost {
+		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: the state log is damaged at %d: %w", n.disk, n.states.size, err)
+	}
 	if n.lost {
 		n.adopt(unknown)
 	} else if files > 0 && n.states.cut {
@@ -412,6 +415,31 @@ func (n *Disk) inventory() error {
 		n.opts.Log.Error("files of sealed extents are missing", "disk", n.opts.ID, "extents", missing, "example", example)
 	}
 	return nil
+}
+
+// checkTorn compares what the state log ended in with what the journal brought: a
+// write that a crash cut short is there in full.
+func (n *Disk) checkTorn() error {
+	if !n.states.cut {
+		return nil
+	}
+	var missing error
+	err := tornRecords(n.states.rest, &n.specs, func(s extentState) {
+		x := n.extents[s.id]
+		if x == nil {
+			x = n.dying[s.id]
+		}
+		const matters = flagCreated | flagClosed | flagSealed | flagDeleted
+		switch {
+		case x == nil && s.flags&flagDeleted != 0:
+		case x == nil:
+			missing = fmt.Errorf("extent %v stood there and is not known otherwise", s.id)
+		case s.flags&matters&^x.r.Flags() != 0:
+			missing = fmt.Errorf("extent %v was in state %06b there, now it is %06b", s.id, s.flags, x.r.Flags())
+		}
+	})
+	n.states.rest = nil
+	return errors.Join(err, missing)
 }
 
 // settle makes the disk ready to serve after replay, with the journal's writer

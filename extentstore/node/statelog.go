@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -215,7 +216,8 @@ type stateLog struct {
 	d    disk.Disk
 	f    disk.File
 	size int64
-	cut  bool // it ended in a write that was cut short, or in damage
+	cut  bool   // it ended in a write that was cut short, or in damage
+	rest []byte // what stands there
 }
 
 // openStateLog reads the log and calls fn for each record in order.
@@ -249,10 +251,40 @@ func (l *stateLog) read(specs *specTable, fn func(extentState)) error {
 			if at, ok := nextStateGroup(p, l.size); ok {
 				return fmt.Errorf("state log is damaged at %d (%w), with a good group at %d", l.size, err, at)
 			}
-			l.cut = true
+			l.cut, l.rest = true, p[l.size:]
 			break
 		}
 		l.size += int64(n)
+	}
+	return nil
+}
+
+// tornRecords calls fn for the records of a group that a crash may have cut short.
+// It is an error if the group does not look like one: a crash leaves the first
+// sector of a write whole or does not write it.
+func tornRecords(p []byte, specs *specTable, fn func(extentState)) error {
+	if len(bytes.TrimRight(p[:min(len(p), extentstore.SectorSize)], "\x00")) == 0 {
+		return nil // nothing of it was written
+	}
+	n := stateHeader
+	if len(p) >= stateHeader {
+		n = int(binary.LittleEndian.Uint32(p[16:]))
+	}
+	if len(p) < stateHeader || [4]byte(p) != stateMagic || n < stateHeader {
+		return errors.New("no header of a group")
+	}
+	for r := p[stateHeader:min(n, len(p))]; len(r) >= stateRecordMin; {
+		s := extentState{
+			id:     extentstore.ExtentID(binary.LittleEndian.Uint64(r)),
+			length: int64(binary.LittleEndian.Uint64(r[8:])),
+			flags:  replica.Flags(r[32]),
+		}
+		_, size, err := specs.decode(r[33:])
+		if s.id == 0 || err != nil {
+			return nil // beyond what was written
+		}
+		fn(s)
+		r = r[33+size:]
 	}
 	return nil
 }
