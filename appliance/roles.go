@@ -23,6 +23,7 @@ import (
 // roles are what runs in a Dev, from the bottom up.
 type roles struct {
 	nodes    nodes
+	local    []*node.Node
 	manager  *manager.Manager
 	streams  *stream.Client
 	ranges   *server.Server
@@ -75,6 +76,9 @@ func (d *Dev) openStreamLayer(ctx context.Context) error {
 		return err
 	}
 	d.manager = m
+	for _, en := range d.local {
+		en.Attach(m)
+	}
 	d.onClose("stream manager", func(context.Context) error { return m.Close() })
 	d.streams, err = stream.New(stream.Options{
 		Manager: m, Nodes: d.nodes, ExtentTarget: d.sizes.extentTarget, Log: d.log, Metrics: d.registry,
@@ -119,6 +123,7 @@ func (d *Dev) openNode(ctx context.Context, ld labelDisk) error {
 		return err
 	}
 	d.nodes[ld.Node] = en.Disk(ld.Node)
+	d.local = append(d.local, en)
 	d.onClose("extent node "+string(ld.Node), func(context.Context) error { return en.Shutdown() })
 	return nil
 }

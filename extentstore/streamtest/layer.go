@@ -26,6 +26,7 @@ type Options struct {
 	Capacity     int64                 // of a Fake, 0 means 1 GiB
 	ExtentTarget int64                 // 0 means extentstore.DefaultExtent
 	JournalSize  int64                 // of a real node; 0 means 8 MiB
+	ScrubEvery   time.Duration         // of real nodes; 0 means 72 h
 	Grace        time.Duration         // before garbage is collected; 0 means one minute
 	Dir          string                // kept after the test; empty means a temporary one
 	Upkeep       manager.UpkeepOptions // Replicas are those above
@@ -108,12 +109,15 @@ func (l *Layer) OpenNode(id extentstore.DiskID) {
 		l.t.Fatal(err)
 	}
 	n, err := node.Open(context.Background(), node.Options{
-		ID: id.Node(), Stamp: l.id, Disks: []node.DiskOptions{{Disk: d, Reserve: 64 << 20}}, JournalSize: l.opts.JournalSize, Peers: l, Log: l.opts.Log,
+		ID: id.Node(), Stamp: l.id, Disks: []node.DiskOptions{{Disk: d, Reserve: 64 << 20}}, JournalSize: l.opts.JournalSize, ScrubEvery: l.opts.ScrubEvery, Peers: l, Log: l.opts.Log,
 	})
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.real[id] = n
+	if l.Manager != nil {
+		n.Attach(l.Manager)
+	}
 	l.nodes[id].SetNode(n.Disk(id))
 	l.nodes[id].SetDown(false)
 }
@@ -143,6 +147,9 @@ func (l *Layer) OpenManager() {
 	})
 	if err != nil {
 		l.t.Fatal(err)
+	}
+	for _, n := range l.real {
+		n.Attach(l.Manager)
 	}
 	l.Client = l.NewClient()
 }
