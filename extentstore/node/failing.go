@@ -75,8 +75,8 @@ func (n *Disk) reporter() {
 	for {
 		select {
 		case id := <-n.reports:
-			if m := n.registry(); m != nil {
-				m.ReportDamage(id, n.opts.ID)
+			if m := n.node.manager.Load(); m != nil {
+				(*m).ReportDamage(id, n.opts.ID)
 			}
 		case <-n.stop:
 			return

@@ -9,16 +9,19 @@ import (
 
 // A StreamManager is what a node needs of it in the background.
 type StreamManager interface {
-	// Judge is that of extentstore.Registry.
-	Judge(ctx context.Context, of extentstore.StampID, disk extentstore.DiskID, ids []extentstore.ExtentID) ([]extentstore.Verdict, error)
 	// ReportDamage makes it read a replica through and repair it from others.
 	ReportDamage(id extentstore.ExtentID, on extentstore.DiskID)
 }
 
-// Attach gives the node its StreamManager, or the way to it. From then on
-// nothing leaves the trash for good before the StreamManager has said so, what
-// scrub finds is reported, and the node asks what it holds for nothing. Without
-// it the order to delete has to do.
+// A judge is the part of extentstore.Registry that says what may go.
+type judge interface {
+	Judge(ctx context.Context, of extentstore.StampID, disk extentstore.DiskID, ids []extentstore.ExtentID) ([]extentstore.Verdict, error)
+}
+
+// Attach gives the node its StreamManager, or the way to it. From then on what
+// scrub finds is reported. If it judges, as an extentstore.Registry does, nothing
+// leaves the trash for good before it has said so, and the node asks what it holds
+// for nothing. Without that the order to delete has to do.
 func (n *Node) Attach(m StreamManager) {
 	n.manager.Store(&m)
 	for _, d := range n.disks {
@@ -29,9 +32,10 @@ func (n *Node) Attach(m StreamManager) {
 	}
 }
 
-func (n *Disk) registry() StreamManager {
+func (n *Disk) registry() judge {
 	if m := n.node.manager.Load(); m != nil {
-		return *m
+		j, _ := (*m).(judge)
+		return j
 	}
 	return nil
 }
