@@ -104,6 +104,16 @@ func has(pieces []piece, p *piece) bool {
 	return false
 }
 
+// good reports whether pieces hold all of p undamaged.
+func good(pieces []piece, p *piece) bool {
+	for i := len(pieces) - 1; i >= 0; i-- {
+		if q := &pieces[i]; q.off <= p.off {
+			return q.off == p.off && q.size == p.size && q.data == p.data && !q.bad
+		}
+	}
+	return false
+}
+
 func same(a, b []piece) bool {
 	if len(a) != len(b) {
 		return false
@@ -405,13 +415,19 @@ func (o *oracle) deleting(r *rep, remake bool) {
 	if !remake {
 		w.fail("garbage is not referenced", "%s deletes extent %d, which has %d references", r.d.name, r.id, info.Refs)
 	}
-	for _, name := range info.Replicas {
-		if d := w.disks[w.diskOf(name)]; d != r.d && d.whole(info) {
-			return
+	// What was acknowledged and is undamaged here must be elsewhere too.
+	x := o.extent(r.id)
+	for i := range x.acks {
+		if a := &x.acks[i]; !a.late && !x.desperate && good(r.pieces, &a.piece) {
+			elsewhere := false
+			for _, name := range info.Replicas {
+				d := w.disks[w.diskOf(name)]
+				elsewhere = elsewhere || d != r.d && good(d.mirror(r.id).pieces, &a.piece)
+			}
+			if !elsewhere {
+				w.fail("acknowledged means readable", "%s deletes its replica of extent %d with the last good copy of %v", r.d.name, r.id, a.piece)
+			}
 		}
-	}
-	if info.Length > 0 && !o.extent(r.id).desperate {
-		w.fail("acknowledged means readable", "%s deletes its replica of extent %d, and there is no other whole one", r.d.name, r.id)
 	}
 }
 

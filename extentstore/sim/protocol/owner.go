@@ -54,7 +54,7 @@ func (o *owner) start() {
 }
 
 // manager calls whom the owner takes for the leader.
-func (o *owner) manager(serve func(l *leader, reply func(resp)), done func(resp)) {
+func (o *owner) manager(once bool, serve func(l *leader, reply func(resp)), done func(resp)) {
 	w := o.w
 	var to *proc
 	if k := len(w.sm.leaders); k > 0 && !w.chance(0.1) {
@@ -65,7 +65,7 @@ func (o *owner) manager(serve func(l *leader, reply func(resp)), done func(resp)
 	} else {
 		to = w.members[w.rng.IntN(len(w.members))]
 	}
-	w.call(o.proc, to, 200*ms, false, func(reply func(resp)) {
+	w.call(o.proc, to, 200*ms, once, func(reply func(resp)) {
 		l := w.sm.at(to)
 		if l == nil {
 			reply(failure(stamp.Unavailable))
@@ -78,7 +78,7 @@ func (o *owner) manager(serve func(l *leader, reply func(resp)), done func(resp)
 // retry repeats a call of the StreamManager until its answer stands.
 func (o *owner) retry(n int, serve func(l *leader, reply func(resp)), done func(resp)) {
 	session := o.session
-	o.manager(serve, func(r resp) {
+	o.manager(false, serve, func(r resp) {
 		if o.session != session {
 			return
 		}
@@ -163,7 +163,7 @@ func (o *owner) create(name string) {
 		op.Stream = uint32(extentstore.BlobData)
 	}
 	first := name == "a"
-	o.manager(func(l *leader, reply func(resp)) {
+	o.manager(true, func(l *leader, reply func(resp)) {
 		again := &command.Op{Kind: op.Kind, Name: op.Name, Stream: op.Stream}
 		l.modify(o.folder, epoch, again, first, reply)
 	}, func(r resp) {
@@ -176,6 +176,8 @@ func (o *owner) create(name string) {
 			o.begin(name, 0, "")
 		case r.kind == stamp.Fenced:
 			o.fenced()
+		case r.kind == stamp.Timeout:
+			o.acquire() // it may yet take effect, unless the epoch is raised
 		default:
 			o.w.do(o.proc, 2*ms, func() {
 				if o.session == session {
@@ -378,7 +380,7 @@ func (o *owner) change() {
 	default:
 		op.Kind, op.Replace = uint32(extentstore.OpDelete), true
 	}
-	o.manager(func(l *leader, reply func(resp)) {
+	o.manager(true, func(l *leader, reply func(resp)) {
 		again := &command.Op{Kind: op.Kind, Name: op.Name, Target: op.Target, Replace: op.Replace, Extent: op.Extent}
 		l.modify(o.folder, epoch, again, false, reply)
 	}, func(r resp) {
@@ -388,6 +390,8 @@ func (o *owner) change() {
 		switch {
 		case r.failed && r.kind == stamp.Fenced:
 			o.fenced()
+		case r.failed && r.kind == stamp.Timeout:
+			o.acquire() // it may yet take effect, unless the epoch is raised
 		case op.Kind == uint32(extentstore.OpDelete) && op.Name == a:
 			// Deleted, or perhaps: begin anew.
 			o.soleOpen, o.busy = false, false
