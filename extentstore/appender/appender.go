@@ -29,11 +29,9 @@ import (
 type Sole struct {
 	target int64 // appends go on in a new extent beyond this size
 
-	extent  extentstore.ExtentID // 0: none
-	primary extentstore.DiskID
-	acked   int64
-	doubt   int64 // size of an append that may be in the extent or not
-	avoid   extentstore.DiskID
+	extent extentstore.ExtentID // 0: none
+	acked  int64
+	doubt  int64 // size of an append that may be in the extent or not
 
 	// Of the call under way.
 	size     int64 // 0: none; of Close, 0 too
@@ -42,21 +40,20 @@ type Sole struct {
 	full     int
 	pauses   int
 	retry    bool
-	cause    stamp.Kind
 }
 
 // NewSole begins with the last extent of a stream, which is empty, or with
 // none.
-func NewSole(target int64, extent extentstore.ExtentID, primary extentstore.DiskID) Sole {
-	return Sole{target: target, extent: extent, primary: primary}
+func NewSole(target int64, extent extentstore.ExtentID) Sole {
+	return Sole{target: target, extent: extent}
 }
 
 // Do says what the driver has to do next.
 type Do uint8
 
 const (
-	Allocate  Do = iota + 1 // an extent, not on Avoid if it can be helped; then Allocated or Refused
-	Send                    // the blocks to Primary, for Extent; then Sent or Failed
+	Allocate  Do = iota + 1 // an extent, if possible not where one failed; then Allocated or Refused
+	Send                    // the blocks to the primary of Extent; then Sent, Failed or Refused
 	SealAt                  // Extent at Length, which may be sealed already; then Sealed or Refused
 	Pause                   // for so long; then Paused or Refused
 	Done                    // the call has succeeded
@@ -66,13 +63,11 @@ const (
 
 // Step is what to do next.
 type Step struct {
-	Do      Do
-	Extent  extentstore.ExtentID
-	Primary extentstore.DiskID
-	Avoid   extentstore.DiskID // empty: nobody
-	Length  int64
-	Pause   time.Duration
-	Again   bool // Send, Pause: not the first attempt
+	Do     Do
+	Extent extentstore.ExtentID
+	Length int64
+	Doubt  bool // SealAt: because an append to the extent failed
+	Pause  time.Duration
 }
 
 // Extent is the extent that is being appended to, 0 if none, and what is
@@ -103,7 +98,7 @@ func (s *Sole) Close() Step {
 }
 
 func (s *Sole) seal() Step {
-	return Step{Do: SealAt, Extent: s.extent, Length: s.acked}
+	return Step{Do: SealAt, Extent: s.extent, Length: s.acked, Doubt: s.doubt > 0}
 }
 
 // send makes one attempt, in the extent at hand or in a new one if that is
@@ -113,14 +108,14 @@ func (s *Sole) send() Step {
 	case s.extent != 0 && s.acked >= s.target:
 		return s.seal()
 	case s.extent == 0:
-		return Step{Do: Allocate, Avoid: s.avoid}
+		return Step{Do: Allocate}
 	}
-	return Step{Do: Send, Extent: s.extent, Primary: s.primary, Again: s.retry}
+	return Step{Do: Send, Extent: s.extent}
 }
 
 // Allocated is told of a new extent.
-func (s *Sole) Allocated(id extentstore.ExtentID, primary extentstore.DiskID) Step {
-	s.extent, s.primary, s.acked, s.doubt, s.avoid = id, primary, 0, 0, ""
+func (s *Sole) Allocated(id extentstore.ExtentID) Step {
+	s.extent, s.acked, s.doubt = id, 0, 0
 	return s.send()
 }
 
@@ -138,7 +133,6 @@ func (s *Sole) Sent() Step {
 // only if the caller's own are damaged. What is refused before it has any
 // effect leaves no doubt.
 func (s *Sole) Failed(kind stamp.Kind, badBlocks bool) Step {
-	s.cause = kind
 	if kind == stamp.Invalid || badBlocks {
 		return Step{Do: GiveUp}
 	}
@@ -160,9 +154,6 @@ func (s *Sole) Sealed(length int64, gone bool) Step {
 	if !in && length != s.acked {
 		return Step{Do: Undefined, Extent: s.extent, Length: length}
 	}
-	if s.doubt > 0 {
-		s.avoid = s.primary
-	}
 	s.extent, s.acked, s.doubt = 0, 0, 0
 	switch {
 	case s.closing:
@@ -179,7 +170,7 @@ func (s *Sole) Sealed(length int64, gone bool) Step {
 	s.retry = true
 	if again {
 		s.pauses++
-		return Step{Do: Pause, Pause: Backoff(s.pauses - 1), Again: true}
+		return Step{Do: Pause, Pause: Backoff(s.pauses - 1)}
 	}
 	return s.send()
 }

@@ -8,6 +8,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/appender"
 )
 
 // A Folder is its owner's view of one folder of the namespace, kept in memory
@@ -138,6 +139,11 @@ func (f *Folder) Create(ctx context.Context, name string, opts CreateOptions) (*
 	err := f.modify(ctx, []extentstore.Op{op}, func() {
 		w = &Writer{f: f, e: f.entry(name), turn: make(chan struct{}, 1), closed: opts.Inline != nil}
 		w.live = w.e.layout.Load().live
+		first := extentstore.ExtentID(0)
+		if w.live != nil {
+			first = w.live.id
+		}
+		w.sole = appender.NewSole(f.c.opts.ExtentTarget, first)
 	})
 	return w, err
 }

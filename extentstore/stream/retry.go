@@ -5,19 +5,20 @@ import (
 	"time"
 
 	"stamp"
+	"stamp/extentstore/appender"
 )
 
-// backoff grows from 1 ms to 250 ms.
+// backoff is appender.Backoff for calls of the StreamManager.
 type backoff struct{ n int }
-
-const longestPause = 250 * time.Millisecond
 
 // pause waits a little longer each time. It fails when ctx ends.
 func (b *backoff) pause(ctx context.Context, clock stamp.Clock) error {
-	d := min(time.Millisecond<<b.n, longestPause)
-	if b.n < 10 {
-		b.n++
-	}
+	b.n++
+	return wait(ctx, clock, appender.Backoff(b.n-1))
+}
+
+// wait lets time pass. It fails when ctx ends.
+func wait(ctx context.Context, clock stamp.Clock, d time.Duration) error {
 	timer := clock.NewTimer(d)
 	defer timer.Stop()
 	select {

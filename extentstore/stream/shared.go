@@ -7,6 +7,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/appender"
 )
 
 // A Shared is a stream that many append to at once; blocks land in no
@@ -60,9 +61,9 @@ func (s *Shared) Append(ctx context.Context, blocks ...extentstore.Block) (exten
 	if err != nil {
 		return 0, 0, err
 	}
-	var b backoff
+	var call appender.Shared
 	var began time.Time
-	for full := 0; ; {
+	for {
 		x, err := s.extent(ctx)
 		if err != nil {
 			return 0, 0, err
@@ -74,49 +75,27 @@ func (s *Shared) Append(ctx context.Context, blocks ...extentstore.Block) (exten
 			}
 			return x.live.id, offset, nil
 		}
-		if ctx.Err() != nil {
-			return 0, 0, ctx.Err()
+		outcome, err := s.failed(ctx, &call, x, blocks, err)
+		if outcome.End {
+			return 0, 0, err
 		}
 		if began.IsZero() {
 			began = s.f.c.opts.Clock.Now()
 		}
-		s.f.c.metrics.appendFailed(err)
-		switch stamp.KindOf(err) {
-		case stamp.Invalid:
-			return 0, 0, err
-		case stamp.Corrupt:
-			if bad := verify(blocks); bad != nil {
-				return 0, 0, bad
-			}
-		case stamp.Full:
-			if full++; full == 2 { // here and elsewhere
-				return 0, 0, err
-			}
-		case stamp.Sealed:
-			continue // by somebody's failure, or a roll
-		}
-		if b.n++; b.n > 2 {
+		if outcome.Pause > 0 {
 			s.f.c.opts.Log.Warn("append failed again", "folder", s.f.name, "extent", x.live.id, "err", err)
-			if err := b.pause(ctx, s.f.c.opts.Clock); err != nil {
+			if err := wait(ctx, s.f.c.opts.Clock, outcome.Pause); err != nil {
 				return 0, 0, err
 			}
 		}
 	}
 }
 
-// send makes one attempt. The extent is closed if it fails or is full.
+// send makes one attempt. The extent is closed if it is full, and not left if
+// the attempt has failed.
 func (s *Shared) send(ctx context.Context, x *sharedExtent, blocks []extentstore.Block, total int64) (int64, error) {
 	offset, err := s.f.c.append(ctx, x.node, x.live.id, blocks, total)
 	if err != nil {
-		switch stamp.KindOf(err) {
-		case stamp.Invalid, stamp.Busy: // Busy: a pause may be all it takes
-		default:
-			if ctx.Err() == nil {
-				x.failed.Store(true)
-				x.closed.Store(true)
-			}
-		}
-		x.leave()
 		return 0, err
 	}
 	x.live.atLeast(offset + total)
@@ -126,6 +105,31 @@ func (s *Shared) send(ctx context.Context, x *sharedExtent, blocks []extentstore
 	}
 	x.leave()
 	return offset, nil
+}
+
+// failed asks the appender's core what becomes of the call and of the extent
+// after a failed attempt, and leaves the extent. It returns the error for the
+// caller.
+func (s *Shared) failed(ctx context.Context, call *appender.Shared, x *sharedExtent, blocks []extentstore.Block, err error) (appender.Outcome, error) {
+	canceled := ctx.Err() != nil
+	var bad error
+	if stamp.KindOf(err) == stamp.Corrupt {
+		bad = verify(blocks)
+	}
+	outcome := call.Failed(stamp.KindOf(err), bad != nil, canceled)
+	if outcome.Close {
+		x.failed.Store(true)
+		x.closed.Store(true)
+	}
+	x.leave()
+	switch {
+	case canceled:
+		return outcome, ctx.Err()
+	case bad != nil:
+		err = bad
+	}
+	s.f.c.metrics.appendFailed(err)
+	return outcome, err
 }
 
 // extent enters the extent to append to.
@@ -196,7 +200,7 @@ func (s *Shared) finish(ctx context.Context, x *sharedExtent) error {
 	if !x.failed.Load() {
 		s.wait(ctx, x)
 	}
-	_, err := s.f.seal(ctx, s.e, x.live.id, -1)
+	_, err := s.f.seal(ctx, s.e, x.live.id, appender.SharedSealAt)
 	if stamp.KindOf(err) == stamp.NotFound {
 		s.e.sealed(x.live.id, x.live.acked.Load())
 		return nil // the stream was deleted, or has a new owner: allocating will tell

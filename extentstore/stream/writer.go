@@ -2,32 +2,26 @@ package stream
 
 import (
 	"context"
+	"time"
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/appender"
 )
 
 // A Writer is the sole appender of a stream. Its stream holds what was
 // appended once and in order, through whatever failures. Methods are safe for
-// concurrent use; appends take turns.
-//
-// States of its last extent:
-//
-//	none      the next append allocates one
-//	good      live.acked bytes of it are acknowledged, and it holds no others
-//	in doubt  an append failed: it may hold the blocks of that append too, until
-//	          the seal has told
+// concurrent use; appends take turns. What to do next, above all after a
+// failure, is decided by an appender.Sole.
 type Writer struct {
 	f *Folder
 	e *entry
 
-	turn chan struct{} // guards the fields below; taken by who sends
-	live *live         // nil: none
-	node extentstore.ExtentNode
-	// doubt is the size of the append that failed; avoid are the replicas that
-	// the next extent should not be on.
-	doubt  int64
-	avoid  []extentstore.DiskID
+	turn   chan struct{} // guards the fields below; taken by who sends
+	sole   appender.Sole
+	live   *live                  // the extent of sole, nil: none
+	node   extentstore.ExtentNode // its primary, nil: not yet looked up
+	avoid  []extentstore.DiskID   // the replicas that the next extent should not be on
 	closed bool
 }
 
@@ -49,17 +43,74 @@ func (w *Writer) Append(ctx context.Context, blocks ...extentstore.Block) error 
 		name, _ := w.e.where()
 		return stamp.Errorf(stamp.Invalid, "stream.Append", "stream %s is closed", name)
 	}
-	// The blocks of an earlier call that ended in doubt are not this call's.
-	if w.doubt > 0 {
-		if _, err := w.resolve(ctx); err != nil {
-			return err
+	return w.drive(ctx, w.sole.Append(total), blocks, total)
+}
+
+// drive does what the appender's core says, until the call has ended.
+func (w *Writer) drive(ctx context.Context, step appender.Step, blocks []extentstore.Block, total int64) error {
+	var failed error // of the last attempt
+	var began time.Time
+	for {
+		if w.f.Fenced() && (step.Do == appender.Allocate || step.Do == appender.Send) {
+			w.sole.Refused()
+			return w.f.errFenced()
+		}
+		switch step.Do {
+		case appender.Allocate:
+			l, _, err := w.f.allocate(ctx, w.e, w.avoid)
+			if err != nil {
+				w.sole.Refused()
+				return err
+			}
+			w.live, w.node, w.avoid = l, nil, nil
+			step = w.sole.Allocated(l.id)
+		case appender.Send:
+			err := w.send(ctx, blocks, total)
+			if err == nil {
+				w.live.acked.Add(total)
+				w.acknowledged(total, began)
+				step = w.sole.Sent()
+				continue
+			}
+			if began.IsZero() {
+				began = w.f.c.opts.Clock.Now()
+			}
+			w.f.c.metrics.appendFailed(err)
+			failed = err
+			var bad error
+			if stamp.KindOf(err) == stamp.Corrupt {
+				if bad = verify(blocks); bad != nil {
+					failed = bad
+				}
+			}
+			step = w.sole.Failed(stamp.KindOf(err), bad != nil)
+		case appender.SealAt:
+			length, gone, err := w.seal(ctx, step)
+			if err != nil {
+				w.sole.Refused()
+				return err
+			}
+			acked := step.Length
+			step = w.sole.Sealed(length, gone)
+			if step.Do == appender.Undefined {
+				return stamp.Errorf(stamp.Corrupt, "stream.Append", "folder %s: extent %v was sealed at %d, %d bytes of it were acknowledged", w.f.name, step.Extent, length, acked)
+			}
+			if step.Do == appender.Done && total > 0 { // the seal says that the blocks are in
+				w.acknowledged(total, began)
+			}
+		case appender.Pause:
+			w.f.c.opts.Log.Warn("append failed again", "folder", w.f.name, "err", failed)
+			if err := wait(ctx, w.f.c.opts.Clock, step.Pause); err != nil {
+				w.sole.Refused()
+				return err
+			}
+			step = w.sole.Paused()
+		case appender.Done:
+			return nil
+		default: // GiveUp
+			return failed
 		}
 	}
-	if err = w.send(ctx, blocks); err == nil {
-		w.acknowledge(total)
-		return nil
-	}
-	return w.heal(ctx, blocks, total, err)
 }
 
 func (w *Writer) begin(ctx context.Context) error {
@@ -78,56 +129,25 @@ func (w *Writer) begin(ctx context.Context) error {
 
 func (w *Writer) end() { <-w.turn }
 
-func (w *Writer) acknowledge(total int64) {
-	w.live.acked.Add(total)
+// acknowledged counts an append, and how long it took since it first failed.
+func (w *Writer) acknowledged(total int64, began time.Time) {
 	w.f.c.metrics.appended(total)
+	if !began.IsZero() {
+		w.f.c.recovered(began)
+	}
 }
 
-// send makes one attempt, in the extent at hand or in a new one if that is
-// missing or full. A failure of the ExtentNode leaves doubt.
-func (w *Writer) send(ctx context.Context, blocks []extentstore.Block) error {
-	if w.f.Fenced() {
-		return w.f.errFenced()
-	}
-	if w.live != nil && w.live.acked.Load() >= w.f.c.opts.ExtentTarget {
-		if _, err := w.seal(ctx); err != nil {
-			return err
+// send makes one attempt.
+func (w *Writer) send(ctx context.Context, blocks []extentstore.Block, total int64) error {
+	if w.node == nil {
+		infos := w.e.layout.Load().infos
+		var err error
+		if w.node, err = w.f.c.opts.Nodes.Node(infos[len(infos)-1].Replicas[0]); err != nil {
+			w.node = unreachable{err: err}
 		}
-	}
-	if err := w.ensure(ctx); err != nil {
-		return err
-	}
-	total := int64(0)
-	for i := range blocks {
-		total += int64(len(blocks[i].Payload))
 	}
 	_, err := w.f.c.append(ctx, w.node, w.live.id, blocks, total)
-	if err != nil {
-		w.doubt += total
-	}
 	return err
-}
-
-// ensure makes sure that there is an extent and that its primary is known.
-func (w *Writer) ensure(ctx context.Context) error {
-	if w.live != nil && w.node != nil {
-		return nil
-	}
-	if w.live == nil {
-		l, _, err := w.f.allocate(ctx, w.e, w.avoid)
-		if err != nil {
-			return err
-		}
-		w.live, w.avoid = l, nil
-	}
-	infos := w.e.layout.Load().infos
-	primary := infos[len(infos)-1].Replicas[0]
-	var err error
-	w.node, err = w.f.c.opts.Nodes.Node(primary)
-	if err != nil {
-		w.node = unreachable{err: err}
-	}
-	return nil
 }
 
 // unreachable stands for a node that cannot be found: appending fails, and
@@ -142,99 +162,31 @@ func (u unreachable) Append(context.Context, extentstore.ExtentID, []extentstore
 	return 0, stamp.Errorf(stamp.Unavailable, "stream.Append", "%w", u.err)
 }
 
-// heal goes on after a failed attempt until the blocks are acknowledged.
-func (w *Writer) heal(ctx context.Context, blocks []extentstore.Block, total int64, err error) error {
-	began := w.f.c.opts.Clock.Now()
-	var b backoff
-	for full := 0; ; {
-		if w.doubt == 0 {
-			return err // of the StreamManager: it stands
-		}
-		w.f.c.metrics.appendFailed(err)
-		switch stamp.KindOf(err) {
-		case stamp.Invalid:
-			// Refused before it had any effect.
-			w.doubt = 0
-			return err
-		case stamp.Corrupt:
-			if bad := verify(blocks); bad != nil {
-				w.doubt = 0
-				return bad
-			}
-		case stamp.Full:
-			full++
-		}
-		in, rerr := w.resolve(ctx)
-		if rerr != nil {
-			return rerr
-		}
-		if in {
-			w.f.c.metrics.appended(total)
-			w.f.c.recovered(began)
-			return nil
-		}
-		if full == 2 { // here and elsewhere
-			return err
-		}
-		if b.n > 0 {
-			w.f.c.opts.Log.Warn("append failed again", "folder", w.f.name, "err", err)
-			if err := b.pause(ctx, w.f.c.opts.Clock); err != nil {
-				return err
-			}
-		}
-		b.n++
-		if err = w.send(ctx, blocks); err == nil {
-			w.acknowledge(total)
-			w.f.c.recovered(began)
-			return nil
-		}
-	}
-}
-
-// resolve seals the extent in doubt and reports whether the blocks in doubt are
-// part of it.
-func (w *Writer) resolve(ctx context.Context) (in bool, err error) {
-	acked, doubt := w.live.acked.Load(), w.doubt
-	length, err := w.seal(ctx)
-	if err != nil {
-		return false, err
-	}
-	switch length {
-	case acked:
-		return false, nil
-	case acked + doubt:
-		return true, nil
-	}
-	return false, stamp.Errorf(stamp.Corrupt, "stream.Append", "folder %s: an extent was sealed at %d, %d bytes of it were acknowledged and %d in doubt", w.f.name, length, acked, doubt)
-}
-
 // seal seals the extent at what was acknowledged; if the StreamManager had
-// sealed it before, that length holds. There is no extent afterwards.
-func (w *Writer) seal(ctx context.Context) (length int64, err error) {
-	id, acked := w.live.id, w.live.acked.Load()
+// sealed it before, that length holds. gone says that it does not know the
+// extent any more. There is no extent afterwards.
+func (w *Writer) seal(ctx context.Context, step appender.Step) (length int64, gone bool, err error) {
 	avoid := func() []extentstore.DiskID { return nil }
-	if w.doubt > 0 {
+	if step.Doubt {
 		infos := w.e.layout.Load().infos
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		avoid = w.f.c.suspects(ctx, id, infos[len(infos)-1].Replicas)
+		avoid = w.f.c.suspects(ctx, step.Extent, infos[len(infos)-1].Replicas)
 		defer avoid() // also on the way out with an error
 	}
-	length, err = w.f.seal(ctx, w.e, id, acked)
+	length, err = w.f.seal(ctx, w.e, step.Extent, step.Length)
 	if stamp.KindOf(err) == stamp.NotFound {
-		// Only a stream that was deleted, or is owned by somebody else, loses
-		// an extent. Allocating the next one will say which.
-		length, err = acked, nil
-		w.e.sealed(id, acked)
+		gone, err = true, nil
+		w.e.sealed(step.Extent, step.Length)
 	}
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	if w.doubt > 0 {
+	if step.Doubt {
 		w.avoid = avoid()
 	}
-	w.live, w.node, w.doubt = nil, nil, 0
-	return length, nil
+	w.live, w.node = nil, nil
+	return length, gone, nil
 }
 
 // Length is the number of bytes acknowledged.
@@ -255,8 +207,8 @@ func (w *Writer) Close(ctx context.Context) error {
 	if w.closed {
 		return nil
 	}
-	if w.live != nil && !w.f.Fenced() { // fenced: the new owner has sealed it
-		if _, err := w.seal(ctx); err != nil {
+	if !w.f.Fenced() { // fenced: the new owner has sealed it
+		if err := w.drive(ctx, w.sole.Close(), nil, 0); err != nil {
 			return err
 		}
 	}

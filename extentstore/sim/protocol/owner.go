@@ -23,7 +23,8 @@ type owner struct {
 	sole       appender.Sole
 	soleOpen   bool // there is a stream to append to
 	solePiece  piece
-	soleAvoid  extentstore.DiskID
+	solePrim   extentstore.DiskID // primary of its extent
+	soleAvoid  extentstore.DiskID // one that has failed
 	busy       bool
 	appended   int
 	sharedID   extentstore.ExtentID
@@ -190,7 +191,7 @@ func (o *owner) create(name string) {
 
 func (o *owner) begin(name string, id extentstore.ExtentID, primary extentstore.DiskID) {
 	if name == "a" {
-		o.sole = appender.NewSole(soleTarget, id, primary)
+		o.sole, o.solePrim, o.soleAvoid = appender.NewSole(soleTarget, id), primary, ""
 		o.soleOpen = true
 		o.nextSole()
 		return
@@ -244,11 +245,12 @@ func (o *owner) step(s appender.Step) {
 	}
 	switch s.Do {
 	case appender.Allocate:
-		o.allocate("a", s.Avoid, func(info extentstore.ExtentInfo) {
-			o.step(o.sole.Allocated(info.ID, info.Replicas[0]))
+		o.allocate("a", o.soleAvoid, func(info extentstore.ExtentInfo) {
+			o.solePrim, o.soleAvoid = info.Replicas[0], ""
+			o.step(o.sole.Allocated(info.ID))
 		})
 	case appender.Send:
-		d := w.disks[w.diskOf(s.Primary)]
+		d := w.disks[w.diskOf(o.solePrim)]
 		p := o.solePiece
 		_, at := o.sole.Extent()
 		w.call(o.proc, d.n.proc, appendTimeout, true, func(reply func(resp)) {
@@ -278,6 +280,9 @@ func (o *owner) step(s appender.Step) {
 			if r.failed && !gone {
 				o.step(o.sole.Refused())
 				return
+			}
+			if s.Doubt {
+				o.soleAvoid = o.solePrim
 			}
 			next := o.sole.Sealed(r.n, gone)
 			if next.Do == appender.Done && !gone && r.n > s.Length {
