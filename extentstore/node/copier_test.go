@@ -127,6 +127,27 @@ func TestPull(t *testing.T) {
 		r.whole(d, 1, data)
 		must(t, r.nodes[d].Delete(context.Background(), 1))
 	})
+	t.Run("Short", func(t *testing.T) {
+		// A beginning is continued. It is never given up while the sources
+		// may go.
+		ctx := context.Background()
+		spec := extentstore.ExtentSpec{ID: 1, Replicas: []extentstore.DiskID{d, a, b}, Kind: extentstore.BlobData, Target: pullSize}
+		must(t, r.nodes[d].Create(ctx, spec))
+		must(t, r.nodes[d].Replicate(ctx, 1, 0, []extentstore.Block{extentstore.NewBlock(data[:100_000])}))
+		for _, id := range []extentstore.DiskID{a, b, c} {
+			r.front[id].SetDown(true)
+		}
+		if err := r.pull(d, 1, pullSize, a, b, c); err == nil {
+			t.Error("pulled from disks that are down")
+		}
+		wantBytes(t, r.nodes[d], 1, 0, data[:100_000])
+		for _, id := range []extentstore.DiskID{a, b, c} {
+			r.front[id].SetDown(false)
+		}
+		must(t, r.pull(d, 1, pullSize, a, b, c))
+		r.whole(d, 1, data)
+		must(t, r.nodes[d].Delete(ctx, 1))
+	})
 	t.Run("SourcesDown", func(t *testing.T) {
 		r.front[a].SetDown(true)
 		must(t, r.pull(d, 1, pullSize, "none/d1", a, b, c))

@@ -30,8 +30,43 @@ func (c *Copier) Pull(ctx context.Context, spec extentstore.ExtentSpec, length i
 		return err
 	}
 	if err := c.copy(ctx, op, spec, s); err != nil {
-		c.remove(ctx, spec.ID)
+		// A beginning that was here before is only given up for what is
+		// certainly elsewhere.
+		if s.begin == 0 || stamp.KindOf(err) == stamp.Corrupt && c.whole(ctx, op, s) == nil {
+			c.remove(ctx, spec.ID)
+		}
 		return err
+	}
+	return nil
+}
+
+// filler is a disk that takes the rest of a sealed extent for a replica that
+// is too short.
+type filler interface {
+	Fill(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error
+}
+
+// fill looks whether the replica that is here is a good beginning of the
+// extent. Such a one is continued, and not made anew: while the copy is made it
+// may be the second of two that have what was acknowledged.
+func (c *Copier) fill(ctx context.Context, s *sources, have extentstore.ReplicaState) error {
+	if _, can := c.self.(filler); !can || have.Sealed || have.Absent || have.Length == 0 || have.Length >= s.length {
+		return nil
+	}
+	switch _, err := c.self.Verify(ctx, s.id); stamp.KindOf(err) {
+	case stamp.Corrupt, stamp.NotFound:
+		return nil
+	default:
+		if err != nil {
+			return err
+		}
+	}
+	closed, err := c.self.Close(ctx, s.id)
+	if err != nil {
+		return err
+	}
+	if closed.Length < s.length {
+		s.begin = closed.Length
 	}
 	return nil
 }
@@ -60,6 +95,9 @@ func (c *Copier) prepare(ctx context.Context, op string, s *sources) (done bool,
 		default:
 			return err == nil, err
 		}
+	}
+	if err := c.fill(ctx, s, have); err != nil || s.begin > 0 {
+		return false, err
 	}
 	if have.Length > 0 && s.length > 0 {
 		if err := c.whole(ctx, op, s); err != nil {
@@ -102,7 +140,10 @@ func (c *Copier) whole(ctx context.Context, op string, s *sources) error {
 // copy makes the replica anew. One piece is read while the one before is
 // written.
 func (c *Copier) copy(ctx context.Context, op string, spec extentstore.ExtentSpec, s *sources) error {
-	if err := c.self.Create(ctx, spec); err != nil {
+	replicate := c.self.Replicate
+	if s.begin > 0 {
+		replicate = c.self.(filler).Fill
+	} else if err := c.self.Create(ctx, spec); err != nil {
 		return err
 	}
 	if s.length == 0 {
@@ -124,7 +165,7 @@ func (c *Copier) copy(ctx context.Context, op string, spec extentstore.ExtentSpe
 	group, work := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(pieces)
-		for at := int64(0); at < s.length; {
+		for at := s.begin; at < s.length; {
 			var p []byte
 			select {
 			case p = <-free:
@@ -149,7 +190,7 @@ func (c *Copier) copy(ctx context.Context, op string, spec extentstore.ExtentSpe
 	})
 	group.Go(func() error {
 		for p := range pieces {
-			if err := c.put(work, c.self, s.id, p.at, p.block); err != nil {
+			if err := c.putWith(work, c.self, replicate, s.id, p.at, p.block); err != nil {
 				return err
 			}
 			free <- p.block.Payload[:cap(p.block.Payload)]
@@ -165,11 +206,18 @@ func (c *Copier) copy(ctx context.Context, op string, spec extentstore.ExtentSpe
 	return c.finish(ctx, op, c.self, s.id, s.length, want)
 }
 
+// replicateFunc is ExtentNode.Replicate, or Fill.
+type replicateFunc = func(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error
+
 // put adds a block to an extent that is being made. An attempt of which it is
 // not known whether it took effect is not repeated before that is known.
 func (c *Copier) put(ctx context.Context, to extentstore.ExtentNode, id extentstore.ExtentID, offset int64, b extentstore.Block) error {
+	return c.putWith(ctx, to, to.Replicate, id, offset, b)
+}
+
+func (c *Copier) putWith(ctx context.Context, to extentstore.ExtentNode, replicate replicateFunc, id extentstore.ExtentID, offset int64, b extentstore.Block) error {
 	for round := 0; ; round++ {
-		err := to.Replicate(ctx, id, offset, []extentstore.Block{b})
+		err := replicate(ctx, id, offset, []extentstore.Block{b})
 		if err == nil || !retryable(err) || round == copyRounds {
 			return err
 		}
@@ -218,6 +266,7 @@ type sources struct {
 	id     extentstore.ExtentID
 	length int64
 	disks  []extentstore.DiskID
+	begin  int64 // up to there the replica that is here is kept
 }
 
 func (c *Copier) sources(op string, id extentstore.ExtentID, length int64, from []extentstore.DiskID) *sources {
