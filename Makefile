@@ -13,7 +13,7 @@ FUZZTIME    ?= 10s
 BENCHTIME   ?= 1s
 MINUTES     ?= 60
 export ROUNDS ?= 50
-export SHORT SEED SEEDS FIRST STEPS VERBOSE MINUTES KEEP DIR COMPARE_OUT COMPARE_DURATION COMPARE_BLOBS
+export SHORT ONLY SEED SEEDS FIRST STEPS VERBOSE MINUTES KEEP DIR COMPARE_OUT COMPARE_DURATION COMPARE_BLOBS
 SHORT       ?=
 
 # Tests that take long or need other people's programs have build tags.
@@ -22,7 +22,7 @@ TAGS        := crash,clients,compare,rack
 # The binary is static. The race detector is the only thing that needs C.
 export CGO_ENABLED ?= 0
 
-.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash rack soak soak-crash sim setup clean
+.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash rack soak soak-crash sim mutations setup clean
 
 all: build
 
@@ -101,6 +101,11 @@ soak-crash:
 sim: SEEDS ?= 1000
 sim:
 	go test -count=1 -timeout 6h -run 'TestSeeds|TestReplay' $(if $(VERBOSE),,-v) ./extentstore/sim/protocol
+
+# The simulation over each of a list of mistakes in the product's source: all
+# must be found within SEEDS seeds. ONLY=text picks some.
+mutations:
+	MUTATIONS=1 go test -count=1 -timeout 6h -v -run TestMutations ./extentstore/sim/protocol
 
 clean:
 	rm -rf bin

@@ -396,6 +396,7 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 	w := l.w
 	q := sealing.Ask(w.clock(), len(info.Replicas), timing)
 	over := false
+	least := int64(-1) // of the honest answers that came in time
 	check := func() {
 		ended, _ := q.Ended()
 		if over || !ended {
@@ -407,6 +408,9 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 			w.oracle.desperate(info.ID)
 		}
 		w.tracef("extent %d: length %d, verdict %d", info.ID, length, verdict)
+		if verdict != sealing.Unknown && least >= 0 && length > least {
+			w.fail("who answers honestly has all that is sealed", "extent %d is to be sealed at %d, a replica has answered %d", info.ID, length, least)
+		}
 		done(length, verdict != sealing.Unknown)
 	}
 	var wait func()
@@ -435,7 +439,11 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 			if r.failed || !trust.MayAsk() {
 				q.Answer(w.clock(), sealing.Silent, 0, timing)
 			} else {
-				q.Answer(w.clock(), sealing.Weigh(trust, &r.state), r.state.Length, timing)
+				word := sealing.Weigh(trust, &r.state)
+				if word == sealing.Honest && !over && (least < 0 || r.state.Length < least) {
+					least = r.state.Length
+				}
+				q.Answer(w.clock(), word, r.state.Length, timing)
 				if ended, _ := q.Ended(); !ended {
 					wait()
 				}

@@ -90,12 +90,6 @@ var mutations = []mutation{
 		new:  "",
 	},
 	{
-		name: "let a disk vote that was away",
-		file: "sealing/trust.go",
-		old:  "func (t *Trust) MayAsk() bool { return t.trusted }",
-		new:  "func (t *Trust) MayAsk() bool { return true }",
-	},
-	{
 		name: "skip the epoch check on append (the next extent)",
 		file: "manager/step.go",
 		old: `	if err := s.checkEpoch(folderOf(name), epoch); err != nil {
@@ -111,7 +105,13 @@ var mutations = []mutation{
 		new:  "if err := s.checkEpoch(folder, stamp.Epoch(c.Epochs[folder])); err != nil && stamp.KindOf(err) != stamp.Fenced {",
 	},
 	{
-		name: "resend acknowledged bytes after a seal",
+		name: "resend acknowledged bytes after the seal of a full extent",
+		file: "appender/appender.go",
+		old:  "	s.acked += s.size\n	return Step{Do: Done}",
+		new:  "	if s.acked += s.size; s.acked >= s.target {\n		return s.seal()\n	}\n	return Step{Do: Done}",
+	},
+	{
+		name: "resend bytes that the seal says are in",
 		file: "appender/appender.go",
 		old:  "in := s.doubt > 0 && length == s.acked+s.doubt\n",
 		new:  "in := s.doubt > 0 && length == s.acked+s.doubt\n	if in {\n		in, length = false, s.acked\n	}\n",

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/replica"
 )
@@ -103,6 +104,8 @@ func (w *world) strike(victim *node, cruel bool) {
 		d := w.disks[w.rng.IntN(len(w.disks))]
 		d.full = !d.full
 		w.tracef("%s is full: %v", d.name, d.full)
+	case k < 85:
+		w.sealSomething()
 	case k < 87:
 		w.readSomething()
 	default:
@@ -111,6 +114,24 @@ func (w *world) strike(victim *node, cruel bool) {
 		}
 	}
 	w.readSomething()
+}
+
+// sealSomething seals an extent that somebody appends to, as an operator's
+// request may.
+func (w *world) sealSomething() {
+	if len(w.sm.leaders) == 0 {
+		return
+	}
+	l := w.sm.leaders[len(w.sm.leaders)-1]
+	if !l.alive() || !l.ready {
+		return
+	}
+	for id := len(w.oracle.extents) - 1; id > 0; id-- {
+		if x := &w.oracle.extents[id]; x.stream != "" && x.sealed < 0 && w.chance(0.5) {
+			l.seal(extentstore.ExtentID(id), -1, func(int64, stamp.Kind, bool) {})
+			return
+		}
+	}
 }
 
 // destroy hurts the victim.
