@@ -11,6 +11,31 @@ import (
 	"stamp/extentstore/manager/command"
 )
 
+// BenchmarkHeapPerCodedExtent is the same for extents that are kept in 16
+// fragments.
+func BenchmarkHeapPerCodedExtent(b *testing.B) {
+	const n, perStream = 500_000, 500
+	for b.Loop() {
+		before := heap()
+		s := bigState(n, perStream)
+		for node := range 13 {
+			s.Step(time.UnixMilli(0), registering(fmt.Sprint("en", node), "", "", fmt.Sprintf("en%d/a", node)))
+		}
+		s.next = n * 18
+		places := toUint32([]uint16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+		for i := range uint64(n) {
+			out := s.Step(time.UnixMilli(1e12), &command.Command{What: &command.Command_Coded{Coded: &command.Coded{
+				Extent: i + 1, Old: []uint32{0, 1, 2}, Code: uint32(extentstore.LRC1222), First: n + 1 + i*16, Places: places,
+			}}})
+			if out.Err != nil {
+				b.Fatal(out.Err)
+			}
+		}
+		b.ReportMetric(float64(heap()-before)/n, "B/extent")
+		runtime.KeepAlive(s)
+	}
+}
+
 // BenchmarkHeapPerExtent fills a state with sealed extents in streams of 500,
 // and reports the heap bytes of each, entries of streams included.
 func BenchmarkHeapPerExtent(b *testing.B) {

@@ -364,6 +364,11 @@ func (u *Upkeep) Whole(it *Item) bool {
 // Warnings says in whole sentences what an operator should know.
 func (u *Upkeep) Warnings() []string {
 	var all []string
+	for i := range u.disks {
+		if d := &u.disks[i]; d.Draining && d.Extents > 0 && u.all.disks < min(u.opts.Replicas, len(u.disks)) {
+			all = append(all, fmt.Sprintf("Disk %s cannot be emptied: too few others are left for the replicas of an extent.", d.ID))
+		}
+	}
 	for kind, code := range u.policies {
 		if code != extentstore.NoCode && u.narrow[code] {
 			all = append(all, fmt.Sprintf("Extents of kind %v are not coded as %v: that takes %d disks with space, of which no node may hold more than %d.",
