@@ -2,8 +2,11 @@ package manager
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"flag"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"stamp"
+	"stamp/extentstore"
 	"stamp/extentstore/manager/command"
 )
 
@@ -59,6 +63,78 @@ func goldenState(t *testing.T) *State {
 		}
 	}
 	return s
+}
+
+// goldenCommands2 has the commands that version 2 added, after which a state has
+// racks, policies, a drained disk and a coded extent.
+func goldenCommands2() []*command.Command {
+	var all []*command.Command
+	for i := range 10 {
+		node := fmt.Sprint("en", i)
+		all = append(all, registering(node, fmt.Sprint("rack-", i/2), fmt.Sprintf("host-%d:10010", i), node+"/a", node+"/b"))
+	}
+	disks := []uint32{0, 2, 4, 6, 8, 10, 12, 14, 16}
+	moved := append([]uint32{19}, disks[1:]...)
+	all = append(all,
+		&command.Command{What: &command.Command_Reserve{Reserve: &command.Reserve{Count: 256}}},
+		&command.Command{What: &command.Command_Policy{Policy: &command.Policy{Kind: 4, Code: 1}}},
+		&command.Command{What: &command.Command_Drain{Drain: &command.Drain{Disks: []uint32{3, 5}, On: true}}},
+		&command.Command{What: &command.Command_Modify{Modify: &command.Modify{Ops: []*command.Op{
+			{Kind: 1, Name: "/b/1", Stream: 4, First: &command.Place{Extent: 1, Nodes: []uint32{0, 3, 7}}},
+			{Kind: 1, Name: "/b/2", Stream: 4, First: &command.Place{Extent: 2, Nodes: []uint32{1, 2, 4}}},
+		}}}},
+		&command.Command{What: &command.Command_Seal{Seal: &command.Seal{Lengths: []*command.Length{{Extent: 1, Length: 1 << 30}, {Extent: 2, Length: 12345}}}}},
+		&command.Command{What: &command.Command_Move{Move: &command.Move{Extent: 2, Old: []uint32{1, 2, 4}, New: []uint32{1, 18}}}},
+		&command.Command{What: &command.Command_Coded{Coded: &command.Coded{Extent: 1, Old: []uint32{0, 3, 7}, Code: 1, First: 100, Places: disks}}},
+		&command.Command{What: &command.Command_Move{Move: &command.Move{Extent: 1, Old: disks, New: moved, First: 100}}},
+	)
+	for i, c := range all {
+		c.Version, c.Time = 2, 1_800_000_000_000+int64(i)
+	}
+	return all
+}
+
+// TestGoldenVersion2 reads what version 2 wrote.
+func TestGoldenVersion2(t *testing.T) {
+	s := newState()
+	var now []string
+	for _, c := range goldenCommands2() {
+		if out := s.Step(time.UnixMilli(c.Time), c); out.Err != nil {
+			t.Fatalf("%v: %v", c, out.Err)
+		}
+		p, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now = append(now, hex.EncodeToString(p))
+	}
+	lines := strings.Fields(string(golden(t, "commands-v2.hex", []byte(strings.Join(now, "\n")+"\n"))))
+	for i, want := range goldenCommands2() {
+		p, err := hex.DecodeString(lines[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decode(p); err != nil || !proto.Equal(got, want) {
+			t.Errorf("command %d: got %v and %v, want %v", i, got, err, want)
+		}
+	}
+	got, err := readState(bytes.NewReader(golden(t, "snapshot-v2.bin", snapshotOf(t, s))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.check(); err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(snapshotOf(t, got), snapshotOf(t, s)) {
+		t.Error("a snapshot of version 2 is not read as what wrote it")
+	}
+	it, ok := got.Item(1)
+	if first, c, is := got.fragmentOf(108); !ok || it.Code != extentstore.RS63 || it.First != 100 || it.Places[0] != 20 || !is || first != 100 || c.extent() != 1 {
+		t.Errorf("got %+v", it)
+	}
+	if h := got.Heartbeat(); !h.Disks[3].Draining || h.Disks[2].Draining || h.Policies[extentstore.BlobData] != extentstore.RS63 || h.Disks[0].Rack != h.Disks[2].Rack {
+		t.Errorf("got %+v", h)
+	}
 }
 
 // golden returns a file of testdata. Those that exist are never written again.
@@ -183,12 +259,21 @@ func FuzzCommand(f *testing.F) {
 	}
 	f.Add(mustEncode(f, named(creating("/blob/1/n"), 7, 3, 1)))
 	f.Add(mustEncode(f, registering("dev-1", "rack", "host:1", "dev-1", "dev-1/b")))
+	for _, c := range goldenCommands2() {
+		f.Add(mustEncode(f, c))
+	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		c, err := decode(p)
 		if err != nil {
 			return
 		}
 		s := goldenState(t)
+		if c.Time%2 == 0 {
+			s = newState()
+			for _, c := range goldenCommands2() {
+				s.Step(time.UnixMilli(c.Time), c)
+			}
+		}
 		before := snapshotOf(t, s)
 		out := s.Step(time.UnixMilli(c.Time), c)
 		if err := s.check(); err != nil {
@@ -203,12 +288,18 @@ func FuzzCommand(f *testing.F) {
 
 // FuzzSnapshot reads arbitrary bytes as a snapshot.
 func FuzzSnapshot(f *testing.F) {
-	p, err := os.ReadFile(filepath.Join("testdata", "snapshot-v1.bin"))
-	if err != nil {
-		f.Fatal(err)
+	for _, name := range []string{"snapshot-v1.bin", "snapshot-v2.bin"} {
+		p, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(p)
 	}
-	f.Add(p)
 	f.Fuzz(func(t *testing.T, p []byte) {
+		if n := len(p) - 4; n > 0 && p[0] == snapshotMagic[0] {
+			// With the right checksum, so that what is behind it is tried.
+			p = binary.LittleEndian.AppendUint32(bytes.Clone(p[:n]), crc32.Checksum(p[:n], crc32.MakeTable(crc32.Castagnoli)))
+		}
 		s, err := readState(bytes.NewReader(p))
 		if err != nil {
 			return

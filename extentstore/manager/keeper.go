@@ -17,7 +17,7 @@ type keeper struct {
 	m      *leader
 	sweeps chan Sweep
 
-	mu   sync.Mutex // guards the fields below; before the lock of the state
+	mu   sync.Mutex // guards the fields below; after the lock of the state
 	core *Upkeep
 	// since is when a disk was last known to be up, or when this leader
 	// began.
@@ -92,14 +92,6 @@ func (k *keeper) step(in any) {
 			k.m.work.Go(func() { k.step(k.do(a.Job)) })
 		}
 	}
-}
-
-// coming reports whether a copy is being made on a disk where there is none yet.
-func (k *keeper) coming(id extentstore.ExtentID, disk uint16) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	j := k.core.active[id]
-	return j != nil && !j.InPlace && slices.Contains(j.Places, disk)
 }
 
 // whole reports whether all copies of an extent can be relied on.

@@ -10,7 +10,7 @@ import (
 	"stamp/extentstore/manager/command"
 )
 
-// Status is the state of the stream layer, see extentstore.Operator. What it
+// Status implements extentstore.Operator. What it
 // says of extents is counted now if there are not too many, else as the last
 // walk over them has found them.
 func (m *Manager) Status(ctx context.Context) (status extentstore.Status, err error) {

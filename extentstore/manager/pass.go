@@ -350,8 +350,12 @@ func (u *Upkeep) judgeBalance() {
 }
 
 // Whole reports whether all copies that an extent should have are where it says
-// and none is suspected: only then is a copy elsewhere worth nothing.
+// and none is suspected or being moved: only then is a copy elsewhere worth
+// nothing.
 func (u *Upkeep) Whole(it *Item) bool {
+	if j := u.active[it.ID]; j != nil && !j.InPlace {
+		return false // the copy elsewhere may be the one that is being made
+	}
 	l := u.look(it)
 	n := len(it.places())
 	want := u.all.reachable(u.opts.Replicas)

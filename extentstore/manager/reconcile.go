@@ -249,42 +249,14 @@ func (m *leader) noteMissing(ctx context.Context, n *disk, f findings) error {
 
 // replaced says which of the copies that were found on a disk are worth nothing
 // any more. The others are asked about by the disk later on.
-func (m *leader) replaced(n *disk, ids []extentstore.ExtentID) []extentstore.ExtentID {
-	verdicts := m.judge(n.id, ids)
-	var all []extentstore.ExtentID
-	for i, id := range ids {
-		if verdicts[i] == extentstore.Drop {
-			all = append(all, id)
+func (m *leader) replaced(n *disk, ids []extentstore.ExtentID) (drop []extentstore.ExtentID) {
+	_ = m.machine.view(func(s *State) error { // a broken state drops nothing
+		for _, id := range ids {
+			if s.Judge(n.id, id, m.ids.isPending(id), m.todo.whole) == extentstore.Drop {
+				drop = append(drop, id)
+			}
 		}
-	}
-	return all
-}
-
-// judge says what a disk may do with ids that it holds, by the state as it is
-// here: whether that is the newest one is for the caller to know.
-func (m *leader) judge(disk extentstore.DiskID, ids []extentstore.ExtentID) []extentstore.Verdict {
-	verdicts := make([]extentstore.Verdict, len(ids))
-	for i, id := range ids {
-		// Before the state: what is not pending any more is in the state,
-		// or never will be.
-		pending := m.ids.isPending(id)
-		var it Item
-		ask := false
-		err := m.machine.view(func(s *State) error {
-			verdicts[i] = s.Judge(disk, id, pending, func(of *Item) bool {
-				it, ask = *of, true
-				return true
-			})
-			return nil
-		})
-		if err != nil {
-			verdicts[i] = extentstore.Unknown
-			continue
-		}
-		// Asked without the lock of the state, which comes after the keeper's.
-		if ask && (!m.todo.whole(&it) || m.todo.coming(it.ID, m.disk(disk).index)) {
-			verdicts[i] = extentstore.Keep
-		}
-	}
-	return verdicts
+		return nil
+	})
+	return drop
 }
