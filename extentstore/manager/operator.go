@@ -24,7 +24,11 @@ func (m *Manager) Status(ctx context.Context) (status extentstore.Status, err er
 }
 
 func (m *leader) status(ctx context.Context) (extentstore.Status, error) {
-	status := extentstore.Status{Stamp: m.stampID, Policies: map[extentstore.StreamKind]extentstore.Code{}}
+	members, err := m.Members()
+	if err != nil {
+		return extentstore.Status{}, err
+	}
+	status := extentstore.Status{Stamp: m.stampID, Members: members, Policies: map[extentstore.StreamKind]extentstore.Code{}}
 	space, err := m.space(ctx)
 	if err != nil {
 		return status, err

@@ -30,7 +30,7 @@ func diskOf(s extentstore.Status, id extentstore.DiskID) extentstore.DiskStatus 
 func TestStatus(t *testing.T) {
 	l := streamtest.New(t, streamtest.Options{Nodes: 4, Fake: true})
 	s := status(t, l)
-	if len(s.Disks) != 4 || s.Tolerates != 2 || s.TolerateNodes != 2 || len(s.Warnings) != 0 || s.Stamp != l.Manager.StampID() {
+	if len(s.Members) != 1 || !s.Members[0].Leader || len(s.Disks) != 4 || s.Tolerates != 2 || s.TolerateNodes != 2 || len(s.Warnings) != 0 || s.Stamp != l.Manager.StampID() {
 		t.Errorf("an empty stamp: %+v", s)
 	}
 	contents := fill(t, l, extentstore.BlobData, 12, 1000)
