@@ -59,6 +59,62 @@ func BenchmarkHeapPerExtent(b *testing.B) {
 	}
 }
 
+// BenchmarkSnapshotStall applies commands to a state of 5,000,000 extents in
+// 100,000 streams while a snapshot of it is written, and reports the longest
+// that one of them took, freezing included.
+func BenchmarkSnapshotStall(b *testing.B) {
+	const n, perStream = 5_000_000, 50
+	before := heap()
+	m := newMachine()
+	m.state = bigState(n, perStream)
+	perExtent := float64(heap()-before) / n
+	m.state.next = n + 1<<20
+	for b.Loop() {
+		id, longest, commands := uint64(n+1), time.Duration(0), 0
+		command := func() []byte {
+			id++
+			name := fmt.Sprintf("/new/%d", id)
+			p, err := encode(&command.Command{What: &command.Command_Modify{Modify: &command.Modify{Ops: []*command.Op{{
+				Kind: uint32(extentstore.OpCreate), Name: name, Stream: uint32(extentstore.RowData), Replace: true,
+				First: &command.Place{Extent: id, Nodes: []uint32{0, 1, 2}},
+			}}}}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return p
+		}
+		start := time.Now()
+		f, err := m.Snapshot()
+		if err != nil {
+			b.Fatal(err)
+		}
+		longest = time.Since(start)
+		done := make(chan error, 1)
+		go func() { done <- f.Write(io.Discard) }()
+		for writing := true; writing; {
+			select {
+			case err := <-done:
+				if err != nil {
+					b.Fatal(err)
+				}
+				writing = false
+			default:
+				p := command()
+				start := time.Now()
+				if out := m.Apply(p).(Output); out.Err != nil {
+					b.Fatal(out.Err)
+				}
+				longest = max(longest, time.Since(start))
+				commands++
+			}
+		}
+		b.ReportMetric(float64(longest.Microseconds())/1000, "ms/longest")
+		b.ReportMetric(float64(commands), "commands")
+		b.ReportMetric(perExtent, "B/extent")
+		id = n + 1
+	}
+}
+
 func heap() int64 {
 	runtime.GC()
 	runtime.GC()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,9 +84,13 @@ func (c *cluster) open(name string, members []extentstore.Member) *manager.Manag
 	if os.Getenv("STAMP_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("member", name)
 	}
+	heartbeat := 150 * time.Millisecond
+	if _, bench := c.t.(*testing.B); bench {
+		heartbeat = 2 * time.Second // the load must not take the leader away
+	}
 	m, err := manager.Open(limit(c.t), manager.Options{
 		Dir: filepath.Join(c.dir, name), ID: name, Stamp: stampID, Nodes: c, Members: members,
-		Peers: c.net.Listen(c.t, name, c.addresses[name]), Heartbeat: 150 * time.Millisecond, SnapshotEvery: 500, Log: log,
+		Peers: c.net.Listen(c.t, name, c.addresses[name]), Heartbeat: heartbeat, SnapshotEvery: 500, Log: log,
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -299,4 +304,185 @@ func TestReopenAll(t *testing.T) {
 	if err != nil || e != 2 {
 		t.Errorf("got epoch %d, %v, want 2", e, err)
 	}
+}
+
+// TestLoadOverLeaderChanges lets owners create, allocate and seal under named
+// requests while leaders are taken away. A request that is sent again must not
+// meet its own first effect (Exists), and what was acknowledged is there.
+func TestLoadOverLeaderChanges(t *testing.T) {
+	c := newCluster(t, 4, "a", "b", "c")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	acked := map[string]extentstore.ExtentID{} // stream to its last extent
+	done := 0
+	for owner := range 6 {
+		wg.Go(func() {
+			folder := fmt.Sprintf("/%d/", owner)
+			requests := extentstore.NewRequests()
+			epoch, err := onLeader(c, limit(t), func(m *manager.Manager) (stamp.Epoch, error) {
+				e, _, err := m.Acquire(limit(t), folder)
+				return e, err
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			epochs := map[string]stamp.Epoch{folder: epoch}
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("%s%d", folder, i)
+				ctx, end := requests.Begin(limit(t))
+				infos, err := onLeader(c, ctx, func(m *manager.Manager) ([]extentstore.StreamInfo, error) {
+					return m.MultiModify(ctx, epochs, []extentstore.Op{{Kind: extentstore.OpCreate, Name: name, Stream: extentstore.RowData, First: true}})
+				})
+				end()
+				if err != nil || len(infos[0].Extents) != 1 {
+					t.Errorf("create %s: got %+v, %v", name, infos, err)
+					return
+				}
+				first := infos[0].Extents[0].ID
+				n, err := onLeader(c, limit(t), func(m *manager.Manager) (int64, error) { return m.Seal(limit(t), first, 0) })
+				if err != nil || n != 0 {
+					t.Errorf("seal %v: got %d, %v", first, n, err)
+					return
+				}
+				ctx, end = requests.Begin(limit(t))
+				e, err := onLeader(c, ctx, func(m *manager.Manager) (extentstore.ExtentInfo, error) {
+					return m.Allocate(ctx, name, epoch, nil)
+				})
+				end()
+				if err != nil || e.ID == first || len(e.Replicas) < 2 {
+					t.Errorf("allocate for %s after %v: got %+v, %v", name, first, e, err)
+					return
+				}
+				mu.Lock()
+				acked[name] = e.ID
+				done++
+				mu.Unlock()
+			}
+		})
+	}
+	more := func(n int) {
+		mu.Lock()
+		want := done + n
+		mu.Unlock()
+		for range 4000 {
+			mu.Lock()
+			enough := done >= want
+			mu.Unlock()
+			if enough {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		t.Error("the load does not get on")
+	}
+	rounds := 4
+	if testing.Short() {
+		rounds = 2
+	}
+	for range rounds {
+		more(20)
+		old := c.leader()
+		c.net.Isolate(old)
+		more(20)
+		c.net.Heal()
+		more(10)
+		old = c.leader()
+		c.close(old)
+		more(20)
+		c.open(old, nil)
+	}
+	close(stop)
+	wg.Wait()
+	seen := map[extentstore.ExtentID]string{}
+	for name, id := range acked {
+		info, err := onLeader(c, limit(t), func(m *manager.Manager) (extentstore.StreamInfo, error) { return m.Stat(limit(t), name) })
+		if err != nil || len(info.Extents) != 1 || info.Extents[0].ID != id {
+			t.Errorf("%s: got %+v, %v, want extent %v", name, info, err, id)
+		}
+		if other := seen[id]; other != "" {
+			t.Errorf("extent %v was given to %s and %s", id, other, name)
+		}
+		seen[id] = name
+	}
+	_, err := onLeader(c, limit(t), func(m *manager.Manager) (struct{}, error) { return struct{}{}, m.Check(limit(t)) })
+	ok(t, err)
+	t.Logf("%d streams", len(acked))
+}
+
+// TestMembersUnderLoad adds a member with an empty directory and removes one.
+func TestMembersUnderLoad(t *testing.T) {
+	c := newCluster(t, 3, "a", "b", "c")
+	for i := range 30 {
+		_, err := onLeader(c, limit(t), func(m *manager.Manager) (stamp.Epoch, error) {
+			e, _, err := m.Acquire(limit(t), fmt.Sprintf("/%d/", i))
+			return e, err
+		})
+		ok(t, err)
+	}
+	c.open("d", nil)
+	_, err := onLeader(c, limit(t), func(m *manager.Manager) (struct{}, error) {
+		return struct{}{}, m.AddMember(limit(t), extentstore.Member{ID: "d", Address: c.addresses["d"]})
+	})
+	ok(t, err)
+	victim := c.leader()
+	_, err = onLeader(c, limit(t), func(m *manager.Manager) (struct{}, error) { return struct{}{}, m.RemoveMember(limit(t), victim) })
+	ok(t, err)
+	select {
+	case <-c.member(victim).Removed():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the removed member does not know it")
+	}
+	c.close(victim)
+	members, err := c.member(c.leader()).Members()
+	if err != nil || len(members) != 3 {
+		t.Errorf("got %+v, %v", members, err)
+	}
+	// The new member has the state, and a label that says so.
+	c.close("d")
+	c.open("d", nil)
+	c.leader()
+}
+
+// BenchmarkThreeMembers makes streams from several callers on three members over
+// loopback, one command each, with logs in real files; and seals and allocates as
+// a writer does after an error, on nodes in memory.
+func BenchmarkThreeMembers(b *testing.B) {
+	c := newCluster(b, 3, "a", "b", "c")
+	m := c.member(c.leader())
+	epoch, _, err := m.Acquire(limit(b), "/a/")
+	ok(b, err)
+	epochs := map[string]stamp.Epoch{"/a/": epoch}
+	var n atomic.Int64
+	for _, callers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprintf("create/callers=%d", callers), func(b *testing.B) {
+			b.SetParallelism((callers + 1) / 2)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					op := extentstore.Op{Kind: extentstore.OpCreate, Name: fmt.Sprintf("/a/%d", n.Add(1)), Stream: extentstore.RowData}
+					if _, err := m.MultiModify(b.Context(), epochs, []extentstore.Op{op}); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+	b.Run("seal and allocate", func(b *testing.B) {
+		infos, err := m.MultiModify(b.Context(), epochs, []extentstore.Op{{Kind: extentstore.OpCreate, Name: "/a/log", Stream: extentstore.CommitLog, First: true, Replace: true}})
+		ok(b, err)
+		e := infos[0].Extents[0]
+		for b.Loop() {
+			_, err := m.Seal(b.Context(), e.ID, -1)
+			ok(b, err)
+			e, err = m.Allocate(b.Context(), "/a/log", epoch, nil)
+			ok(b, err)
+		}
+	})
 }
