@@ -97,11 +97,7 @@ func decode(c *Config, b []byte) []*Error {
 
 // unknown says which keys there are where one is not known.
 func unknown(key []string) string {
-	var in []string
-	for _, k := range key[:len(key)-1] {
-		in = append(in, k)
-	}
-	table := strings.Join(in, ".")
+	table := strings.Join(key[:len(key)-1], ".")
 	known := keys[table]
 	if known == nil {
 		return "no such key"

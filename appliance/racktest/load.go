@@ -46,7 +46,7 @@ type writer struct {
 	name   string // of its stream
 	sole   bool
 	rng    *rand.Rand
-	append func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, error, int64)
+	append func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, int64, error)
 	log    []record
 	at     int64 // of a sole appender: bytes acknowledged
 
@@ -132,8 +132,8 @@ func (l *Load) open() error {
 		if err != nil {
 			return err
 		}
-		w.append = func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, error, int64) {
-			return 0, sole.Append(ctx, b), 0
+		w.append = func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, int64, error) {
+			return 0, 0, sole.Append(ctx, b)
 		}
 	}
 	if l.opts.Shared <= 0 {
@@ -150,9 +150,8 @@ func (l *Load) open() error {
 		if err != nil {
 			return err
 		}
-		w.append = func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, error, int64) {
-			id, at, err := s.Append(ctx, b)
-			return id, err, at
+		w.append = func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, int64, error) {
+			return s.Append(ctx, b)
 		}
 	}
 	return nil
@@ -171,7 +170,7 @@ func (l *Load) run(w *writer) {
 		l.pace.Wait()
 		p := w.payload(seq, l.size(w))
 		b := extentstore.NewBlock(p)
-		id, err, at := w.append(ctx, b)
+		id, at, err := w.append(ctx, b)
 		now := time.Now()
 		switch {
 		case err == nil:

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -45,7 +44,6 @@ type Rack struct {
 	Managers []*Process
 	Nodes    []*Node
 
-	once   sync.Once
 	client *appliance.Remote
 }
 

@@ -70,7 +70,6 @@ type group struct {
 	logs     map[string]*Log
 	machines map[string]*history
 	leads    map[string]int // how often a member led
-	leading  atomic.Int64
 }
 
 func newGroup(t *testing.T, names ...string) *group {

@@ -117,16 +117,6 @@ func (it *Item) places() []uint16 {
 	return it.Places[:n]
 }
 
-// fragments describes the fragments of a coded extent; names is nil or the
-// disks by index.
-func (it *Item) fragments(disks []Disk) extentstore.Fragments {
-	f := extentstore.Fragments{Code: it.Code, First: it.First, Length: it.Code.FragmentLength(it.Length)}
-	for _, p := range it.places() {
-		f.Places = append(f.Places, disks[p-1].ID)
-	}
-	return f
-}
-
 // Work is what a job does.
 type Work uint8
 

@@ -25,7 +25,6 @@ type yard struct {
 	sweep *Sweep
 	next  extentstore.ExtentID
 	peak  map[uint16]int // copies at once
-	log   []string
 }
 
 type yardDisk struct {
@@ -37,7 +36,6 @@ type yardDisk struct {
 
 type yardJob struct {
 	*Job
-	first extentstore.ExtentID // Encode
 	ready time.Time
 }
 

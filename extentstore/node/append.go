@@ -211,16 +211,12 @@ func (n *Disk) place(ctx context.Context, a *appending) error {
 }
 
 // wait waits until something has become of the append. Called with x.mu held,
-// which it gives back meanwhile. ctx may be nil.
+// which it gives back meanwhile.
 func (n *Disk) wait(ctx context.Context, a *appending) error {
 	if a.wake == nil {
 		a.wake = make(chan struct{}, 1)
 	}
 	wake := a.wake
-	var done <-chan struct{}
-	if ctx != nil {
-		done = ctx.Done()
-	}
 	a.x.mu.Unlock()
 	defer a.x.mu.Lock()
 	select {
@@ -228,7 +224,7 @@ func (n *Disk) wait(ctx context.Context, a *appending) error {
 		return nil
 	case <-n.down:
 		return n.serving(a.op)
-	case <-done:
+	case <-ctx.Done():
 		return stamp.Errorf(stamp.Timeout, a.op, "extent %v: waiting for the append before %d: %w", a.x.id, a.offset, ctx.Err())
 	}
 }
@@ -239,7 +235,7 @@ func (n *Disk) journaled(ctx context.Context, a *appending) error {
 	x := a.x
 	x.mu.Lock()
 	for a.c == nil && !a.answered.Load() {
-		if err := n.wait(nil, a); err != nil {
+		if err := n.wait(context.Background(), a); err != nil {
 			n.step(x, &replica.Input{Event: replica.Fail, Err: stamp.KindOf(err), Why: "is on a disk that has left service"})
 			x.mu.Unlock()
 			return err

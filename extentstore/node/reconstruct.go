@@ -107,9 +107,7 @@ func (e *encoding) enough(ctx context.Context, index int) error {
 	var worst error
 	for {
 		have := append([]int(nil), good...)
-		for _, i := range (e.code.All() &^ bad &^ erasure.SetOf(good...)).Numbers() {
-			have = append(have, i)
-		}
+		have = append(have, (e.code.All() &^ bad &^ erasure.SetOf(good...)).Numbers()...)
 		read, ok := e.code.Plan(have, want)
 		if !ok {
 			if worst != nil && retryable(worst) {

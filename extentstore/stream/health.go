@@ -26,6 +26,11 @@ const (
 	firstGuess = 50 * time.Millisecond
 	// Bounds of the wait before another disk is asked too.
 	hedgeMin = 2 * time.Millisecond
+	// A disk is preferred over another one when it is clearly times better;
+	// noise nanoseconds of a read are never told apart. Without them all reads
+	// go to those that one hiccup less has hit.
+	clearly = 2
+	noise   = 1e5
 	// After so many reads in a row that another one answered first, a disk is
 	// shunned as after a failure.
 	maxBeaten = 3
@@ -111,7 +116,7 @@ func (d *diskHealth) note(n int, took time.Duration, now time.Time) {
 func (d *diskHealth) cost(now time.Time) float64 {
 	age := time.Duration(now.UnixNano() - d.at.Load())
 	mean := float64(d.mean.Load()) * math.Exp2(-float64(max(0, age))/float64(time.Second))
-	cost := (mean + 1e4) * float64(1+d.outstanding.Load())
+	cost := (mean + noise) * float64(1+d.outstanding.Load())
 	if !d.good(now) {
 		cost += 1e15
 	}
@@ -145,7 +150,7 @@ func (h *health) order(names []extentstore.DiskID, sealed bool, now time.Time) [
 	if sealed {
 		first = rand.IntN(len(list))
 		other := (first + 1 + rand.IntN(len(list)-1)) % len(list)
-		if h.of(list[other]).cost(now) < h.of(list[first]).cost(now) {
+		if clearly*h.of(list[other]).cost(now) < h.of(list[first]).cost(now) {
 			first = other
 		}
 	}

@@ -213,7 +213,7 @@ func (m *Managers) call(ctx context.Context, op string, fn func(ctx context.Cont
 		if err == nil {
 			return nil
 		}
-		err, hint, verdict := judge(op, k, err)
+		hint, verdict, err := judge(op, k, err)
 		if verdict == final {
 			return err
 		}
@@ -304,10 +304,10 @@ const (
 )
 
 // judge makes the error of an attempt one of ours.
-func judge(op string, k *member, err error) (_ error, hint string, v verdict) {
+func judge(op string, k *member, err error) (hint string, v verdict, _ error) {
 	var own *stamp.Error
 	if errors.As(err, &own) {
-		return err, "", final
+		return "", final, err
 	}
 	st := status.Convert(err)
 	for _, d := range st.Details() {
@@ -321,11 +321,11 @@ func judge(op string, k *member, err error) (_ error, hint string, v verdict) {
 		}
 		switch err.Kind {
 		case stamp.Unavailable:
-			return err, f.Leader, none
+			return f.Leader, none, err
 		case stamp.Timeout:
-			return err, f.Leader, unknown
+			return f.Leader, unknown, err
 		}
-		return err, "", final
+		return "", final, err
 	}
 	kind, v := stamp.Unavailable, unknown
 	switch st.Code() {
@@ -336,7 +336,7 @@ func judge(op string, k *member, err error) (_ error, hint string, v verdict) {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		kind, v = stamp.Denied, final
 	}
-	return stamp.Errorf(kind, op, "%s: %s", k.address, st.Message()), "", v
+	return "", v, stamp.Errorf(kind, op, "%s: %s", k.address, st.Message())
 }
 
 // change is call for what changes something.

@@ -44,7 +44,6 @@ type leader struct {
 	end     extentstore.ExtentID
 	pending []extentstore.ExtentID
 	todo    []task
-	polling bool
 }
 
 // view is what a leader knows of a disk.

@@ -105,7 +105,6 @@ type rep struct {
 	pieces  []piece
 	pending int    // changes of state on their way to the journal
 	seq     uint64 // of its last durable entry
-	remake  bool   // delete for a repair
 }
 
 // Boundary implements replica.Ends.
@@ -164,7 +163,6 @@ type calls struct {
 	peers  bool
 	append bool
 	fill   bool
-	from   uint64
 }
 
 // step gives an input to a replica and does what it asks for.

@@ -16,7 +16,6 @@ type oracle struct {
 	w       *world
 	extents []extentTruth
 	folders map[string]*folderTruth
-	streams map[string]*streamTruth
 	acked   int
 	sealed  int
 	checks  int
@@ -47,8 +46,6 @@ type folderTruth struct {
 	owned   stamp.Epoch // of the last Acquire that has returned
 }
 
-type streamTruth struct{ sole bool }
-
 // mirror is what a disk must hold of an extent after a restart.
 type mirror struct {
 	pieces   []piece
@@ -64,7 +61,6 @@ type mirror struct {
 func (o *oracle) init(w *world) {
 	o.w = w
 	o.folders = map[string]*folderTruth{}
-	o.streams = map[string]*streamTruth{}
 }
 
 func (o *oracle) extent(id extentstore.ExtentID) *extentTruth {

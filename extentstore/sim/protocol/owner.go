@@ -26,13 +26,11 @@ type owner struct {
 	solePrim   extentstore.DiskID // primary of its extent
 	soleAvoid  extentstore.DiskID // one that has failed
 	busy       bool
-	appended   int
 	sharedID   extentstore.ExtentID
 	sharedOn   int
 	sharedShut bool
 	sharedBusy bool // somebody replaces the extent
 	inside     int
-	sharedDone int
 
 	goal       bool // heal: append to both streams once more
 	goalSole   bool
