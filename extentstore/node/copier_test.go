@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"syscall"
@@ -143,6 +144,22 @@ func TestPull(t *testing.T) {
 		wantBytes(t, r.nodes[d], 1, 0, data[:100_000])
 		for _, id := range []extentstore.DiskID{a, b, c} {
 			r.front[id].SetDown(false)
+		}
+		must(t, r.pull(d, 1, pullSize, a, b, c))
+		r.whole(d, 1, data)
+		must(t, r.nodes[d].Delete(ctx, 1))
+	})
+	t.Run("Strange", func(t *testing.T) {
+		// As long as the extent, and not the extent: sealing it would make two
+		// replicas that differ.
+		ctx := context.Background()
+		spec := extentstore.ExtentSpec{ID: 1, Replicas: []extentstore.DiskID{d, a, b}, Kind: extentstore.BlobData, Target: pullSize}
+		must(t, r.nodes[d].Create(ctx, spec))
+		must(t, r.nodes[d].Replicate(ctx, 1, 0, []extentstore.Block{extentstore.NewBlock(bytes.Repeat([]byte("x"), 100_000))}))
+		for at := 100_000; at < pullSize; {
+			n := min(1_000_000, pullSize-at)
+			must(t, r.nodes[d].Replicate(ctx, 1, int64(at), []extentstore.Block{extentstore.NewBlock(data[at : at+n])}))
+			at += n
 		}
 		must(t, r.pull(d, 1, pullSize, a, b, c))
 		r.whole(d, 1, data)

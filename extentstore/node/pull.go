@@ -83,8 +83,15 @@ func (c *Copier) prepare(ctx context.Context, op string, s *sources) (done bool,
 		return false, err
 	}
 	if !have.Sealed && have.Length >= s.length {
-		// A replica that was away when its extent was sealed.
-		if err := c.self.Seal(ctx, s.id, s.length); err == nil {
+		// A replica that was away when its extent was sealed. Being long
+		// enough does not say that it holds what was acknowledged: an append
+		// that nobody waits for any more may have come to a replica that was
+		// just being made.
+		same, err := c.same(ctx, s)
+		if err != nil {
+			return false, err
+		}
+		if same && c.self.Seal(ctx, s.id, s.length) == nil {
 			have.Sealed, have.Length = true, s.length
 		}
 	}
@@ -105,6 +112,24 @@ func (c *Copier) prepare(ctx context.Context, op string, s *sources) (done bool,
 		}
 	}
 	return false, c.self.Delete(ctx, s.id)
+}
+
+// same reports whether what is here begins with the extent's bytes, by the
+// checksums that this disk and a source have.
+func (c *Copier) same(ctx context.Context, s *sources) (bool, error) {
+	if s.length == 0 {
+		return true, nil
+	}
+	got, err := c.self.Sum(ctx, s.id, s.length)
+	switch stamp.KindOf(err) {
+	case stamp.Corrupt, stamp.Invalid, stamp.NotFound:
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	want, err := s.sum(ctx)
+	return got == want, err
 }
 
 // whole makes sure that every byte is undamaged in some source: what is here
