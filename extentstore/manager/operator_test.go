@@ -140,6 +140,14 @@ func TestRepair(t *testing.T) {
 	}
 	_, err := l.Manager.Repair(limit(t), 9999)
 	wantKind(t, err, stamp.NotFound)
+	eventually(t, "all serve", func() error {
+		for _, d := range status(t, l).Disks {
+			if d.State != extentstore.DiskServing {
+				return fmt.Errorf("%s is %s", d.ID, d.State)
+			}
+		}
+		return nil
+	})
 	_, e := owner(t, l)
 	_, err = l.Manager.Repair(limit(t), e.ID)
 	wantKind(t, err, stamp.Invalid)
