@@ -111,6 +111,7 @@ func (g *Gathering) Run(ctx context.Context) ([]byte, error) {
 	timer := g.Clock.NewTimer(g.Late)
 	defer timer.Stop()
 	var worst error
+	fetch := g.Fetch // one that is late may begin when g is used again
 	for {
 		ask, ok := s.ask()
 		if !ok {
@@ -118,7 +119,7 @@ func (g *Gathering) Run(ctx context.Context) ([]byte, error) {
 		}
 		for _, i := range ask.Numbers() {
 			p := make([]byte, g.Size)
-			g.Go(func() { results <- fetched{i, p, g.Fetch(ctx, i, p)} })
+			g.Go(func() { results <- fetched{i, p, fetch(ctx, i, p)} })
 		}
 		select {
 		case r := <-results:

@@ -216,7 +216,7 @@ func (n *Disk) wait(ctx context.Context, a *appending) error {
 	if a.wake == nil {
 		a.wake = make(chan struct{}, 1)
 	}
-	wake := a.wake
+	wake, offset := a.wake, a.offset
 	a.x.mu.Unlock()
 	defer a.x.mu.Lock()
 	select {
@@ -225,7 +225,7 @@ func (n *Disk) wait(ctx context.Context, a *appending) error {
 	case <-n.down:
 		return n.serving(a.op)
 	case <-ctx.Done():
-		return stamp.Errorf(stamp.Timeout, a.op, "extent %v: waiting for the append before %d: %w", a.x.id, a.offset, ctx.Err())
+		return stamp.Errorf(stamp.Timeout, a.op, "extent %v: waiting for the append before %d: %w", a.x.id, offset, ctx.Err())
 	}
 }
 

@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"encoding/binary"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,11 +75,11 @@ func TestTornFirstRecord(t *testing.T) {
 	create(t, n, 1)
 	must(t, n.FlushAll())
 	const segment, count = 1 << 20, 8
-	var last int64 // place of the record written last
+	var last atomic.Int64 // place of the record written last
 	var length int64
 	d.SetFault(func(op sim.Op, name string, off int64) error {
 		if op == sim.OpWrite && name == "journal" {
-			last = off
+			last.Store(off)
 		}
 		return nil
 	})
@@ -90,14 +91,14 @@ func TestTornFirstRecord(t *testing.T) {
 		at, err := add(n, 1, streamtest.Pattern(uint64(i), 200<<10))
 		must(t, err)
 		length = at + 200<<10
-		if i > 60 && (last-8192)%segment == 0 {
+		if i > 60 && (last.Load()-8192)%segment == 0 {
 			length = before // this one will be torn, as if it had not been acknowledged
 			break
 		}
 	}
 	d.SetFault(nil)
 	n.Shutdown()
-	must(t, d.Corrupt("journal", last+100<<10, 1))
+	must(t, d.Corrupt("journal", last.Load()+100<<10, 1))
 
 	reads := 0
 	d.SetFault(func(op sim.Op, name string, off int64) error {

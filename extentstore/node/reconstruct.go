@@ -172,9 +172,10 @@ func (e *encoding) rebuild(ctx context.Context, index int, fn func(at int64, p [
 	size := min(stripePiece, e.f.Length)
 	for at := int64(0); at < e.f.Length; {
 		n := min(size, e.f.Length-at)
+		from := at // for fetches that are late: at moves on
 		unit := at / extentstore.ChecksumUnit
 		g.Size, g.Sums = int(n), e.table.Row(index)[unit:unit+n/extentstore.ChecksumUnit]
-		g.Fetch = func(ctx context.Context, i int, p []byte) error { return e.fetch(ctx, i, at, p) }
+		g.Fetch = func(ctx context.Context, i int, p []byte) error { return e.fetch(ctx, i, from, p) }
 		// A fragment that was no use is the last to be asked for the next
 		// piece.
 		var useless []int

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,11 +29,14 @@ func TestScrubPass(t *testing.T) {
 		n.Shutdown()
 		began := time.Now()
 		n = openSim(t, d, opts)
+		var mu sync.Mutex                 // guards seen
 		seen := map[int64]time.Duration{} // by extent, when it was first read
 		d.SetFault(func(op sim.Op, name string, off int64) error {
 			if file, ok := strings.CutPrefix(name, "extents/"); ok && op == sim.OpRead && !strings.HasSuffix(file, ".index") {
 				id, err := extentstore.ParseExtentID(file)
 				must(t, err)
+				mu.Lock()
+				defer mu.Unlock()
 				if _, again := seen[int64(id)]; !again {
 					seen[int64(id)] = time.Since(began)
 				}
@@ -40,22 +44,30 @@ func TestScrubPass(t *testing.T) {
 			return nil
 		})
 		time.Sleep(5*time.Hour + 10*time.Minute)
+		mu.Lock()
 		if k := len(seen); k < 5 || k > 6 {
 			t.Errorf("half-way %d of 10 extents were read: %v", k, seen)
 		}
+		mu.Unlock()
 		n.Shutdown()
 		time.Sleep(time.Hour)
+		mu.Lock()
 		clear(seen)
+		mu.Unlock()
 		n = openSim(t, d, opts)
 		time.Sleep(4 * time.Hour)
+		mu.Lock()
 		if _, again := seen[3]; again || len(seen) < 4 {
 			t.Errorf("the second half of the pass read %v", seen)
 		}
 		clear(seen)
+		mu.Unlock()
 		time.Sleep(11 * time.Hour)
+		mu.Lock()
 		if len(seen) != 10 {
 			t.Errorf("the next pass read %v", seen)
 		}
+		mu.Unlock()
 		d.SetFault(nil)
 		n.Shutdown()
 	})
