@@ -307,8 +307,8 @@ func TestPullAfterCrash(t *testing.T) {
 // TestCopyRate moves no more than it may.
 func TestCopyRate(t *testing.T) {
 	c := node.NewCopier(nil, node.CopierOptions{ID: "x", Rate: 8 << 20})
+	must(t, c.Throttle(context.Background(), 4<<20)) // what may gather
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	must(t, c.Throttle(ctx, 4<<20)) // what may gather
 	wantKind(t, c.Throttle(ctx, 8<<20), stamp.Timeout)
 }
