@@ -388,7 +388,7 @@ func readFull(ctx context.Context, op string, node extentstore.ExtentNode, id ex
 // Sum implements extentstore.Copier.
 func (n *Disk) Sum(ctx context.Context, id extentstore.ExtentID, length int64) (uint32, error) {
 	const op = "node.Sum"
-	if err := n.serving(op); err != nil {
+	if err := n.reading(op); err != nil {
 		return 0, err
 	}
 	x := n.find(id)

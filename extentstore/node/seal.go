@@ -186,7 +186,7 @@ func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	}
 	x := n.find(id)
 	if x == nil {
-		return nil
+		return n.deleted(ctx, op, id)
 	}
 	if err := n.prepareTrash(ctx, x); err != nil {
 		return err
@@ -194,9 +194,26 @@ func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	if err := n.change(ctx, x, &asking{op: op, kind: entryDelete}, func(in *replica.Input) { in.Event = replica.Delete }); err != nil {
 		return err
 	}
-	n.remove(x)
 	n.wake()
 	return nil
+}
+
+// deleted waits until the delete of an extent that is not in the table any more
+// is durable.
+func (n *Disk) deleted(ctx context.Context, op string, id extentstore.ExtentID) error {
+	n.mu.RLock()
+	x := n.dying[id]
+	n.mu.RUnlock()
+	if x == nil {
+		return nil
+	}
+	x.mu.Lock()
+	changed := x.changed
+	x.mu.Unlock()
+	if changed == nil { // found at start
+		return nil
+	}
+	return n.await(ctx, op, changed)
 }
 
 // Stat implements extentstore.ExtentNode.

@@ -489,6 +489,12 @@ func TestJournalFails(t *testing.T) {
 		}
 		r.disk(i).LastFlush()
 		wantBytes(t, r.disk(i), 1, 0, streamtest.Pattern(1, 10_000))
+		for id := extentstore.ExtentID(1); id <= 2; id++ { // what a copy asks of its source
+			sum, err := r.disk(i).Sum(ctx, id, 10_000)
+			if want := extentstore.Checksum(streamtest.Pattern(uint64(id), 10_000)); err != nil || sum != want {
+				t.Errorf("sum of extent %v: %08x, %v, want %08x", id, sum, err, want)
+			}
+		}
 	}
 	// Then a disk fails as well.
 	r.disks[0].SetFault(eio(sim.OpRead))

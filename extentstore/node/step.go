@@ -96,6 +96,9 @@ func (n *Disk) logged(x *extent, a *asking, o *replica.Output) error {
 			n.unsealed.Add(-1)
 		}
 		x.gone = make(chan struct{})
+		// In one step with the change: who has asked may not wait until it is
+		// durable, and the flusher may be there before him.
+		n.remove(x)
 	}
 	err := n.log(x, a.kind, a.offset, a.payload)
 	if err != nil {
