@@ -24,26 +24,31 @@ const idsPerBlock = 256
 
 // nextID issues an id. It is pending, so that reconcile leaves its replicas
 // alone, until done is called.
-func (m *leader) nextID(ctx context.Context) (extentstore.ExtentID, error) {
+func (m *leader) nextID(ctx context.Context) (extentstore.ExtentID, error) { return m.nextIDs(ctx, 1) }
+
+// nextIDs issues n ids in a row, like nextID.
+func (m *leader) nextIDs(ctx context.Context, n int) (extentstore.ExtentID, error) {
 	s := &m.ids
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.next == s.end {
+	if s.end-s.next < extentstore.ExtentID(n) {
 		out, err := m.propose(ctx, &command.Command{What: &command.Command_Reserve{Reserve: &command.Reserve{Count: idsPerBlock}}})
 		if err != nil {
 			return 0, err
 		}
 		s.next, s.end = out.First, out.First+idsPerBlock
 	}
-	id := s.next
-	s.next++
+	first := s.next
+	s.next += extentstore.ExtentID(n)
 	s.pendingMu.Lock()
 	defer s.pendingMu.Unlock()
 	if s.pending == nil {
 		s.pending = map[extentstore.ExtentID]struct{}{}
 	}
-	s.pending[id] = struct{}{}
-	return id, nil
+	for i := range n {
+		s.pending[first+extentstore.ExtentID(i)] = struct{}{}
+	}
+	return first, nil
 }
 
 func (s *idSource) done(id extentstore.ExtentID) {

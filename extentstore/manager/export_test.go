@@ -6,5 +6,5 @@ import "stamp/extentstore"
 func (m *Manager) Condemn(ids ...extentstore.ExtentID) ([]extentstore.ExtentID, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.lead.proposeCollect(ids, nil)
+	return m.lead.todo.errands.collect(m.lead.ctx, ids, nil)
 }

@@ -57,19 +57,6 @@ func (n *disk) set(disk extentstore.DiskState, err error) (cameUp, wentDown bool
 	return n.up && !was, was && !n.up
 }
 
-// beginTrust and trust bracket a comparison with the state.
-func (n *disk) beginTrust() (absences uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.word.Begin()
-}
-
-func (n *disk) trust(absences uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.word.Compared(absences)
-}
-
 // mayAsk reports whether the disk was compared with the state since it was last
 // away.
 func (n *disk) mayAsk() bool {
@@ -101,18 +88,6 @@ func (n *disk) weigh(r *extentstore.ReplicaState) (word sealing.Word, trusted bo
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return sealing.Weigh(&n.word, r), n.word.MayAsk()
-}
-
-func (n *disk) markLost(id extentstore.ExtentID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.word.MarkLost(id)
-}
-
-func (n *disk) markFound(id extentstore.ExtentID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.word.MarkFound(id)
 }
 
 // pollEvery is the age that Space may have.

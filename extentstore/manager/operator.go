@@ -257,7 +257,7 @@ func (m *Manager) Repair(ctx context.Context, id extentstore.ExtentID) (found []
 // repair reads all copies of an extent, and returns when what it has found wrong
 // has been made good.
 func (k *keeper) repair(ctx context.Context, id extentstore.ExtentID) (found []string, err error) {
-	it, ok := k.current(id)
+	it, ok := k.errands.current(id)
 	if !ok {
 		return nil, stamp.Errorf(stamp.NotFound, "manager.Repair", "no extent %v", id)
 	}
@@ -271,7 +271,7 @@ func (k *keeper) repair(ctx context.Context, id extentstore.ExtentID) (found []s
 	timer := k.m.opts.Clock.NewTimer(tickEvery)
 	defer timer.Stop()
 	for {
-		if it, ok = k.current(id); !ok {
+		if it, ok = k.errands.current(id); !ok {
 			return found, nil // it was deleted meanwhile
 		}
 		done, failed := k.tended(&it)
@@ -327,8 +327,8 @@ func (k *keeper) inspect(ctx context.Context, it *Item) (found []string, blind b
 		if it.Code != extentstore.NoCode {
 			j.Fragment, what = i, fmt.Sprintf("fragment %d", i)
 		}
-		name := k.name(disk)
-		err := k.verify(ctx, j)
+		name := k.errands.disk(disk)
+		err := k.errands.verify(ctx, j)
 		if err == nil && it.Code == extentstore.NoCode {
 			var sum uint32
 			if sum, err = k.sum(ctx, j); err == nil {
@@ -353,7 +353,7 @@ func (k *keeper) inspect(ctx context.Context, it *Item) (found []string, blind b
 }
 
 func (k *keeper) sum(ctx context.Context, j *Job) (uint32, error) {
-	c, err := k.copier(j.Disk)
+	c, err := k.errands.copier(j.Disk)
 	if err != nil {
 		return 0, err
 	}
@@ -374,11 +374,11 @@ func (k *keeper) outvote(it *Item, places []uint16, sums map[uint32][]uint16) (f
 			}
 			if len(disks) == most {
 				if most == 1 {
-					found = append(found, fmt.Sprintf("The replica on %s differs from the others, and no two are the same.", k.name(disk)))
+					found = append(found, fmt.Sprintf("The replica on %s differs from the others, and no two are the same.", k.errands.disk(disk)))
 				}
 				continue
 			}
-			found = append(found, fmt.Sprintf("The replica on %s differs from most others.", k.name(disk)))
+			found = append(found, fmt.Sprintf("The replica on %s differs from most others.", k.errands.disk(disk)))
 			k.step(Suspect{Item: *it, Disk: disk, Flaw: Missing})
 		}
 	}

@@ -224,6 +224,14 @@ func (s *State) Item(id extentstore.ExtentID) (Item, bool) {
 	return s.item(id, &e), true
 }
 
+// ItemOf describes an extent for upkeep by its id or by that of a fragment.
+func (s *State) ItemOf(id extentstore.ExtentID) (Item, bool) {
+	if _, c, is := s.fragmentOf(id); is {
+		id = c.extent()
+	}
+	return s.Item(id)
+}
+
 // Page answers a Sweep. Items are put into the slice given, so that it can be
 // used again.
 func (s *State) Page(sweep Sweep, items []Item) Page {

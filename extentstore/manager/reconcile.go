@@ -9,6 +9,7 @@ import (
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/manager/command"
+	"stamp/extentstore/sealing"
 )
 
 // reconcileAll compares every node with the state, at start. It waits a second
@@ -39,7 +40,31 @@ func (m *leader) reconcileAll(ctx context.Context) {
 	}
 }
 
-// findings is what reconcile has found on a node.
+// reconcile compares what a disk holds with the state, and acts. One that was
+// compared meanwhile is not again.
+func (m *leader) reconcile(ctx context.Context, n *disk) {
+	n.comparing.Lock()
+	defer n.comparing.Unlock()
+	if n.mayAsk() {
+		return // by the comparison that this one waited for
+	}
+	f, err := m.todo.errands.Reconcile(ctx, n.id, m.todo.heartbeat)
+	m.metrics.foreign.Add(float64(len(f.foreign)))
+	if err != nil {
+		// The disk is away again, or slow; the next poll that finds it has
+		// it compared again.
+		if ctx.Err() == nil {
+			m.opts.Log.Warn("disk not reconciled", "disk", n.id, "err", err)
+			m.suspect(n, err)
+		}
+		return
+	}
+	if len(f.drop)+len(f.force)+len(f.missing) > 0 {
+		m.opts.Log.Info("disk reconciled", "disk", n.id, "replicas", f.listed, "dropped", len(f.drop), "forced", len(f.force), "missing", len(f.missing))
+	}
+}
+
+// findings is what a comparison has found on a disk.
 type findings struct {
 	drop    []extentstore.ExtentID // issued, and in no stream: forgotten or never named
 	foreign []extentstore.ExtentID // never issued
@@ -53,53 +78,42 @@ type findings struct {
 
 const replicasPerPage = 4096
 
-// reconcile compares what a node holds with the state, and acts: it drops what
-// is forgotten, forces what is sealed, repairs what is missing, and keeps and
-// reports what nobody issued.
-func (m *leader) reconcile(ctx context.Context, n *disk) {
-	n.comparing.Lock()
-	defer n.comparing.Unlock()
-	if n.mayAsk() {
-		return // by the comparison that this one waited for
+// Reconcile compares what a disk holds with the state, and acts: it drops what is
+// forgotten, has what is sealed forced and what is missing made anew, and keeps
+// and reports what nobody issued. trusted is called as soon as the word of the
+// disk counts.
+func (e *Errands) Reconcile(ctx context.Context, disk extentstore.DiskID, trusted func()) (f findings, err error) {
+	var absences uint64
+	e.Trust(disk, func(t *sealing.Trust) { absences = t.Begin() })
+	if f, err = e.compare(ctx, disk); err != nil {
+		return f, err
 	}
-	absences := n.beginTrust()
-	f, err := m.compare(ctx, n)
-	if err == nil {
-		err = m.noteMissing(ctx, n, f)
+	if err := e.noteMissing(ctx, disk, &f); err != nil {
+		return f, err
 	}
-	if err != nil {
-		// The node is away again, or slow; the next poll that finds it has
-		// it compared again.
-		if ctx.Err() == nil {
-			m.opts.Log.Warn("node not reconciled", "node", n.id, "err", err)
-			m.suspect(n, err)
-		}
-		return
-	}
-	n.trust(absences)
-	m.todo.heartbeat()
-	m.noteForeign(ctx, n, f.foreign)
+	e.Trust(disk, func(t *sealing.Trust) { t.Compared(absences) })
+	trusted()
+	e.noteForeign(ctx, disk, f.foreign)
 	for _, id := range f.force {
-		m.todo.add(task{extent: id, node: n.id})
+		e.Suspect(id, disk, Unforced)
 	}
-	for _, id := range append(f.drop, m.replaced(n, f.elsewhere)...) {
-		if err := m.deleteReplica(id, n.id); err != nil {
-			m.opts.Log.Debug("replica not dropped", "extent", id, "node", n.id, "err", err)
+	for _, id := range e.useless(ctx, disk, &f) {
+		if err := e.delete(ctx, id, disk); err != nil {
+			e.Log.Debug("replica not dropped", "extent", id, "disk", disk, "err", err)
 			break
 		}
 	}
-	if len(f.drop)+len(f.force)+len(f.missing) > 0 {
-		m.opts.Log.Info("node reconciled", "node", n.id, "replicas", f.listed, "dropped", len(f.drop), "forced", len(f.force), "missing", len(f.missing))
-	}
+	return f, nil
 }
 
-// compare walks the node's list and the state side by side.
-func (m *leader) compare(ctx context.Context, n *disk) (findings, error) {
-	var f findings
+// compare walks the disk's list and the state side by side.
+func (e *Errands) compare(ctx context.Context, disk extentstore.DiskID) (f findings, err error) {
 	after := extentstore.ExtentID(0)
 	for last := false; !last; {
-		page, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) ([]extentstore.ReplicaState, error) {
-			return en.List(ctx, after, replicasPerPage)
+		var page []extentstore.ReplicaState
+		err := e.Call(ctx, disk, func(ctx context.Context, en extentstore.ExtentNode) (err error) {
+			page, err = en.List(ctx, after, replicasPerPage)
+			return err
 		})
 		if err != nil {
 			return f, err
@@ -110,7 +124,7 @@ func (m *leader) compare(ctx context.Context, n *disk) (findings, error) {
 			upTo = page[len(page)-1].ID
 		}
 		f.listed += len(page)
-		if err := m.comparePage(n, page, after, upTo, &f); err != nil {
+		if err := e.comparePage(disk, page, after, upTo, &f); err != nil {
 			return f, err
 		}
 		after = upTo
@@ -119,16 +133,22 @@ func (m *leader) compare(ctx context.Context, n *disk) (findings, error) {
 }
 
 // comparePage compares the ids in (after, upTo].
-func (m *leader) comparePage(n *disk, page []extentstore.ReplicaState, after, upTo extentstore.ExtentID, f *findings) error {
+func (e *Errands) comparePage(disk extentstore.DiskID, page []extentstore.ReplicaState, after, upTo extentstore.ExtentID, f *findings) error {
 	// Pending ids are looked at before the state: an id that is not pending
 	// any more is in the state, or never will be.
 	pending := map[extentstore.ExtentID]bool{}
 	for i := range page {
-		pending[page[i].ID] = m.ids.isPending(page[i].ID)
+		if e.Pending(page[i].ID) {
+			pending[page[i].ID] = true
+		}
 	}
-	return m.machine.view(func(s *State) error {
+	return e.View(func(s *State) error {
+		index, known := s.diskIndex(disk)
+		if !known {
+			return stamp.Errorf(stamp.NotFound, "manager.compare", "%s is not a disk of this stamp", disk)
+		}
 		was := func(id extentstore.ExtentID) bool { return pending[id] }
-		s.comparePage(n.index, page, after, upTo, was, m.ids.isPending, f)
+		s.comparePage(index, page, after, upTo, was, e.Pending, f)
 		return nil
 	})
 }
@@ -206,57 +226,72 @@ func (s *State) compare(disk uint16, r *extentstore.ReplicaState, f *findings) {
 	}
 }
 
-func (m *leader) noteForeign(ctx context.Context, n *disk, ids []extentstore.ExtentID) {
+func (e *Errands) noteForeign(ctx context.Context, disk extentstore.DiskID, ids []extentstore.ExtentID) {
 	if len(ids) == 0 {
 		return
 	}
-	m.opts.Log.Error("node holds extents that this stamp never issued; they are kept", "node", n.id, "extents", len(ids), "first", ids[0])
-	m.metrics.foreign.Add(float64(len(ids)))
+	e.Log.Error("disk holds extents that this stamp never issued; they are kept", "disk", disk, "extents", len(ids), "first", ids[0])
 	c := &command.Foreign{}
 	for _, id := range ids {
 		c.Extents = append(c.Extents, uint64(id))
 	}
-	if _, err := m.propose(ctx, &command.Command{What: &command.Command_Foreign{Foreign: c}}); err != nil && ctx.Err() == nil {
-		m.opts.Log.Error("foreign extents not noted", "node", n.id, "err", err)
+	if _, err := e.Propose(ctx, &command.Command{What: &command.Command_Foreign{Foreign: c}}); err != nil && ctx.Err() == nil {
+		e.Log.Error("foreign extents not noted", "disk", disk, "err", err)
 	}
 }
 
 // noteMissing looks again for replicas that were not listed: a list takes its
 // time, and extents are created beside it. A sealed one is repaired. An
 // unsealed one may never have been created here, or lost with the disk: the
-// node has no say in its seal.
-func (m *leader) noteMissing(ctx context.Context, n *disk, f findings) error {
+// disk has no say in its seal.
+func (e *Errands) noteMissing(ctx context.Context, disk extentstore.DiskID, f *findings) error {
 	for _, id := range f.missing {
-		_, err := withNode(m, ctx, n.id, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
-			return en.Stat(ctx, id)
+		err := e.Call(ctx, disk, func(ctx context.Context, en extentstore.ExtentNode) error {
+			_, err := en.Stat(ctx, id)
+			return err
 		})
 		switch {
 		case err == nil:
 			// It may be half of what a leader before has begun to make.
-			m.todo.add(task{extent: id, node: n.id})
+			e.Suspect(id, disk, Unforced)
 			continue
 		case stamp.KindOf(err) != stamp.NotFound:
 			return err
 		}
-		n.markLost(id)
-		m.todo.add(task{extent: id, node: n.id, missing: true})
+		e.Trust(disk, func(t *sealing.Trust) { t.MarkLost(id) })
+		e.Suspect(id, disk, Missing)
 	}
 	if len(f.missing) > 0 && f.listed == 0 {
-		m.opts.Log.Error("node has lost all its replicas", "node", n.id, "extents", len(f.missing))
+		e.Log.Error("disk has lost all its replicas", "disk", disk, "extents", len(f.missing))
 	}
 	return nil
 }
 
-// replaced says which of the copies that were found on a disk are worth nothing
-// any more. The others are asked about by the disk later on.
-func (m *leader) replaced(n *disk, ids []extentstore.ExtentID) (drop []extentstore.ExtentID) {
-	_ = m.machine.view(func(s *State) error { // a broken state drops nothing
-		for _, id := range ids {
-			if s.Judge(n.id, id, m.ids.isPending(id), m.todo.whole) == extentstore.Drop {
+// useless says which of the copies that were found on a disk are worth nothing
+// any more. That is said only after it was confirmed that this member leads: one
+// that was deposed may not know that the next has moved a copy here. Of copies
+// that have a place elsewhere, those that may still be needed are asked about by
+// the disk later on.
+func (e *Errands) useless(ctx context.Context, disk extentstore.DiskID, f *findings) (drop []extentstore.ExtentID) {
+	if len(f.drop)+len(f.elsewhere) == 0 {
+		return nil
+	}
+	pending := map[extentstore.ExtentID]bool{}
+	for _, id := range f.elsewhere {
+		pending[id] = e.Pending(id)
+	}
+	err := e.Read(ctx, func(s *State) error {
+		drop = append(drop, f.drop...)
+		for _, id := range f.elsewhere {
+			if s.Judge(disk, id, pending[id], e.Whole) == extentstore.Drop {
 				drop = append(drop, id)
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		e.Log.Debug("replicas not dropped", "disk", disk, "err", err)
+		return nil
+	}
 	return drop
 }

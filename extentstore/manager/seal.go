@@ -181,7 +181,7 @@ func (m *leader) force(ctx context.Context, infos []extentstore.ExtentInfo) {
 	for _, info := range infos {
 		for _, name := range info.Replicas {
 			if n := m.disk(name); n != nil && !n.isUp() {
-				m.todo.add(task{extent: info.ID, node: name})
+				m.todo.suspect(info.ID, name, Unforced)
 				continue
 			}
 			waiting++
@@ -227,7 +227,7 @@ func (m *leader) forceReplica(info extentstore.ExtentInfo, name extentstore.Disk
 		return struct{}{}, en.Seal(ctx, info.ID, info.Length)
 	})
 	if err != nil {
-		m.todo.add(task{extent: info.ID, node: name})
+		m.todo.suspect(info.ID, name, Unforced)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"stamp"
@@ -29,9 +30,12 @@ type CopierOptions struct {
 	// Patience is how long another disk may take for a piece while there are
 	// others to ask; 0 means 5 s.
 	Patience time.Duration
-	Rate     int64        // bytes per second at most; 0 means no limit
-	Clock    stamp.Clock  // nil means SystemClock
-	Log      *slog.Logger // nil means discard
+	Rate     int64 // bytes per second at most; 0 means no limit
+	// Each makes n calls side by side and returns the first error, ending the
+	// context of the others with it; nil means in goroutines.
+	Each  func(ctx context.Context, n int, call func(ctx context.Context, i int) error) error
+	Clock stamp.Clock  // nil means SystemClock
+	Log   *slog.Logger // nil means discard
 }
 
 // Local is the disk that a Copier belongs to.
@@ -63,6 +67,9 @@ func NewCopier(self Local, opts CopierOptions) *Copier {
 	if opts.Patience == 0 {
 		opts.Patience = 5 * time.Second
 	}
+	if opts.Each == nil {
+		opts.Each = inGoroutines
+	}
 	if opts.Clock == nil {
 		opts.Clock = stamp.SystemClock{}
 	}
@@ -80,6 +87,14 @@ func NewCopier(self Local, opts CopierOptions) *Copier {
 		c.limit = rate.NewLimiter(rate.Limit(opts.Rate), copyPiece)
 	}
 	return c
+}
+
+func inGoroutines(ctx context.Context, n int, call func(ctx context.Context, i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range n {
+		group.Go(func() error { return call(ctx, i) })
+	}
+	return group.Wait()
 }
 
 // begin waits for a slot and makes sure that nobody else works on the extent.

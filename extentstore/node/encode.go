@@ -3,8 +3,6 @@ package node
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
-
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/erasure"
@@ -90,11 +88,7 @@ func (c *Copier) encoding(op string, id extentstore.ExtentID, length int64, f ex
 
 // each does something for every fragment at once.
 func (e *encoding) each(ctx context.Context, call func(ctx context.Context, i int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range e.f.Places {
-		group.Go(func() error { return call(ctx, i) })
-	}
-	return group.Wait()
+	return e.c.opts.Each(ctx, len(e.f.Places), call)
 }
 
 // open makes the extents of the fragments, all but those that are sealed.

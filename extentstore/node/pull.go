@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
-
 	"stamp"
 	"stamp/extentstore"
 )
@@ -178,51 +176,32 @@ func (c *Copier) copy(ctx context.Context, op string, spec extentstore.ExtentSpe
 	if err != nil {
 		return err
 	}
-	type piece struct {
-		at    int64
-		block extentstore.Block
-	}
-	free := make(chan []byte, 2)
-	for range 2 {
-		free <- make([]byte, min(copyPiece, s.length))
-	}
-	pieces := make(chan piece)
-	group, work := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		defer close(pieces)
-		for at := s.begin; at < s.length; {
-			var p []byte
-			select {
-			case p = <-free:
-			case <-work.Done():
-				return work.Err()
-			}
-			p = p[:min(int64(len(p)), s.length-at)]
-			if err := c.throttle(work, op, len(p)); err != nil {
-				return err
-			}
-			if err := s.read(work, at, p); err != nil {
-				return err
-			}
-			select {
-			case pieces <- piece{at, extentstore.NewBlock(p)}:
-			case <-work.Done():
-				return work.Err()
-			}
-			at += int64(len(p))
+	bufs := [2][]byte{make([]byte, min(copyPiece, s.length)), make([]byte, min(copyPiece, s.length))}
+	var piece [2]extentstore.Block
+	fetch := func(ctx context.Context, at int64, i int) error {
+		p := bufs[i][:min(copyPiece, s.length-at)]
+		if err := c.throttle(ctx, op, len(p)); err != nil {
+			return err
 		}
-		return nil
-	})
-	group.Go(func() error {
-		for p := range pieces {
-			if err := c.putWith(work, c.self, replicate, s.id, p.at, p.block); err != nil {
-				return err
+		err := s.read(ctx, at, p)
+		piece[i] = extentstore.NewBlock(p)
+		return err
+	}
+	err = fetch(ctx, s.begin, 0)
+	for at, i := s.begin, 0; err == nil && at < s.length; i ^= 1 {
+		next := at + int64(len(piece[i].Payload))
+		err = c.opts.Each(ctx, 2, func(ctx context.Context, side int) error {
+			switch {
+			case side == 0:
+				return c.putWith(ctx, c.self, replicate, s.id, at, piece[i])
+			case next < s.length:
+				return fetch(ctx, next, i^1)
 			}
-			free <- p.block.Payload[:cap(p.block.Payload)]
-		}
-		return nil
-	})
-	if err := group.Wait(); err != nil {
+			return nil
+		})
+		at = next
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return stamp.Errorf(stamp.Timeout, op, "extent %v: %w", s.id, ctx.Err())
 		}
