@@ -77,12 +77,33 @@ func (c *session) run() {
 	}
 	c.fail(err)
 	writing.Wait()
+	for _, ctx := range c.drain() {
+		ctx.end(context.Canceled)
+	}
+}
+
+// drain gives the contexts of the calls under way, of which there are no more
+// then. Outside of mu a call that has just ended may be another session's.
+func (c *session) drain() (left []*callContext) {
 	c.mu.Lock()
-	left := c.calls
+	defer c.mu.Unlock()
+	for _, k := range c.calls {
+		left = append(left, k.ctx)
+	}
 	c.calls = nil
+	return left
+}
+
+// cancel ends the context of a call, if it is still under way.
+func (c *session) cancel(call uint64) {
+	var ctx *callContext
+	c.mu.Lock()
+	if k := c.calls[call]; k != nil {
+		ctx = k.ctx
+	}
 	c.mu.Unlock()
-	for _, k := range left {
-		k.ctx.end(context.Canceled)
+	if ctx != nil {
+		ctx.end(context.Canceled)
 	}
 }
 
@@ -145,12 +166,7 @@ func (c *session) receive() error {
 	case typePong:
 		return c.in.skip(h.payload)
 	case typeCancel:
-		c.mu.Lock()
-		k := c.calls[h.call]
-		c.mu.Unlock()
-		if k != nil {
-			k.ctx.end(context.Canceled)
-		}
+		c.cancel(h.call)
 		return c.in.skip(h.payload)
 	}
 	return c.request(h, meta)
