@@ -39,7 +39,7 @@ func (p *Process) openExtent(context.Context) error {
 	p.onClose("extent port", func(context.Context) error { return l.Close() })
 
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"role": "extent"}, p.registry)
-	managers, err := p.dialManagers()
+	managers, err := p.dialManagers(metrics)
 	if err != nil {
 		return err
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // dialManagers makes the way to the StreamManager for a role of this process.
-func (p *Process) dialManagers() (*wire.Managers, error) {
-	m, err := wire.NewManagers(wire.ManagersOptions{Addresses: p.cfg.Addresses(), Security: p.security, Log: p.log})
+func (p *Process) dialManagers(metrics prometheus.Registerer) (*wire.Managers, error) {
+	m, err := wire.NewManagers(wire.ManagersOptions{Addresses: p.cfg.Addresses(), Security: p.security, Log: p.log, Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (p *Process) openManager(ctx context.Context) error {
 		}
 	}
 	server, err := wire.ServeManager(wire.ManagerOptions{
-		Listener: l, Manager: m, Registry: m, Operator: m, Self: p.cfg.Name, Leader: m.Leader, Log: p.log,
+		Listener: l, Manager: m, Registry: m, Operator: m, Self: p.cfg.Name, Leader: m.Leader, Log: p.log, Metrics: metrics,
 	})
 	if err != nil {
 		return err

@@ -62,7 +62,7 @@ func Connect(opts ConnectOptions) (*Remote, error) {
 }
 
 func (r *Remote) open(opts ConnectOptions, security wire.Security) error {
-	managers, err := wire.NewManagers(wire.ManagersOptions{Addresses: opts.Managers, Security: security, Log: opts.Log})
+	managers, err := wire.NewManagers(wire.ManagersOptions{Addresses: opts.Managers, Security: security, Log: opts.Log, Metrics: opts.Metrics})
 	if err != nil {
 		return err
 	}

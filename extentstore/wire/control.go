@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -89,15 +90,17 @@ type ManagerOptions struct {
 	Self   string
 	Leader func() (id, address string)
 
-	Log *slog.Logger // nil means discard.
+	Log     *slog.Logger          // nil means discard.
+	Metrics prometheus.Registerer // nil means none.
 }
 
 // A ManagerServer serves a member of the StreamManager over gRPC.
 type ManagerServer struct {
-	opts ManagerOptions
-	grpc *grpc.Server
-	work sync.WaitGroup
-	once sync.Once
+	opts    ManagerOptions
+	metrics *controlMetrics
+	grpc    *grpc.Server
+	work    sync.WaitGroup
+	once    sync.Once
 }
 
 // Limits of control.
@@ -125,6 +128,10 @@ func ServeManager(opts ManagerOptions) (*ManagerServer, error) {
 		return nil, err
 	}
 	s := &ManagerServer{opts: opts}
+	var err error
+	if s.metrics, err = newControlMetrics(opts.Metrics, "served", "calls of the StreamManager that were served"); err != nil {
+		return nil, err
+	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(transport{opts.Listener.opts.Security}),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams),
@@ -147,7 +154,10 @@ func ServeManager(opts ManagerOptions) (*ManagerServer, error) {
 
 // Close ends all connections; calls under way are cancelled and waited for.
 func (s *ManagerServer) Close() error {
-	s.once.Do(s.grpc.Stop)
+	s.once.Do(func() {
+		s.grpc.Stop()
+		s.metrics.unregister()
+	})
 	s.work.Wait()
 	return nil
 }
@@ -203,15 +213,19 @@ func asNode(ctx context.Context, id extentstore.NodeID) error {
 	return stamp.Errorf(stamp.Denied, "wire.Serve", "%v speaks for node %s", who, id)
 }
 
-func (s *ManagerServer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (s *ManagerServer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
+	end := s.metrics.begin(info.FullMethod)
+	defer func() { end(err) }()
 	if err := s.authorise(ctx, info.FullMethod); err != nil {
 		return nil, s.toStatus(err)
 	}
-	reply, err := handler(ctx, req)
+	reply, err = handler(ctx, req)
 	return reply, s.toStatus(err)
 }
 
-func (s *ManagerServer) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (s *ManagerServer) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	end := s.metrics.begin(info.FullMethod)
+	defer func() { end(err) }()
 	if err := s.authorise(stream.Context(), info.FullMethod); err != nil {
 		return s.toStatus(err)
 	}

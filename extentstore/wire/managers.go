@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -29,7 +30,8 @@ type ManagersOptions struct {
 	// Patience is how long a call looks for a leader, within its context; 0
 	// means 10 s. A leader that has been found may take longer to answer.
 	Patience time.Duration
-	Log      *slog.Logger // nil means discard.
+	Log      *slog.Logger          // nil means discard.
+	Metrics  prometheus.Registerer // nil means none.
 }
 
 // Managers is the StreamManager elsewhere, whichever member leads. A call goes
@@ -43,6 +45,7 @@ type ManagersOptions struct {
 type Managers struct {
 	opts     ManagersOptions
 	requests *extentstore.Requests
+	metrics  *controlMetrics
 	ctx      context.Context // of background work; ends with Close
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
@@ -101,6 +104,10 @@ func NewManagers(opts ManagersOptions) (*Managers, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	m := &Managers{opts: opts, requests: extentstore.NewRequests(), damage: make(chan *wirepb.DamageRequest, reports)}
+	var err error
+	if m.metrics, err = newControlMetrics(opts.Metrics, "call", "calls of the StreamManager, each attempt by itself"); err != nil {
+		return nil, err
+	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	for _, a := range opts.Addresses {
 		if _, err := m.add(a); err != nil {
@@ -128,6 +135,7 @@ func (m *Managers) Close() error {
 		errs = append(errs, k.conn.Close())
 	}
 	m.work.Wait()
+	m.metrics.unregister()
 	return errors.Join(errs...)
 }
 
@@ -146,6 +154,7 @@ func (m *Managers) add(address string) (*member, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithUnaryInterceptor(m.metrics.unaryClient), grpc.WithStreamInterceptor(m.metrics.streamClient),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithNoProxy(),
 	)
 	if err != nil {
