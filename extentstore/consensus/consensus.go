@@ -38,8 +38,9 @@ type Machine interface {
 	Apply(command []byte) any
 	// Snapshot freezes the state; it must be quick, as it holds up Apply.
 	Snapshot() (Snapshot, error)
-	// Restore replaces the state by a written snapshot.
-	Restore(r io.Reader) error
+	// Restore reads a written snapshot. The state is replaced when commit is
+	// called, and stays as it is if there is an error.
+	Restore(r io.Reader) (commit func(), err error)
 }
 
 // A Snapshot is a frozen state.
@@ -56,6 +57,9 @@ type Options struct {
 	Dir     string  // Required: log, vote and snapshots. Made if missing.
 	ID      string  // Required: this member.
 	Machine Machine // Required.
+	// Guests are further state machines on this log, the same at every member.
+	// With guests no command of Machine may begin with a zero byte.
+	Guests []Guest
 	// MustExist says that Dir has been used before: if its log has gone,
 	// that is damage and not a new beginning.
 	MustExist bool
@@ -94,7 +98,7 @@ type Log struct {
 	id            string
 	heartbeat     time.Duration
 	snapshotEvery uint64
-	lead          func(ctx context.Context, l *Log)
+	leads         []func(ctx context.Context)
 	raft          *raft.Raft
 	store         *store
 	machine       *machine
@@ -126,6 +130,9 @@ func Open(opts Options) (*Log, error) {
 	if opts.Dir == "" || opts.ID == "" || opts.Machine == nil {
 		return nil, stamp.Errorf(stamp.Invalid, op, "Dir, ID and Machine are required")
 	}
+	if err := checkGuests(opts.Guests); err != nil {
+		return nil, err
+	}
 	fillDefaults(&opts)
 	if err := prepare(&opts); err != nil {
 		return nil, err
@@ -136,9 +143,17 @@ func Open(opts Options) (*Log, error) {
 		return nil, stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", opts.Dir, err)
 	}
 	l := &Log{
-		id: opts.ID, heartbeat: opts.Heartbeat, snapshotEvery: opts.SnapshotEvery, lead: opts.Lead, store: store, log: opts.Log,
+		id: opts.ID, heartbeat: opts.Heartbeat, snapshotEvery: opts.SnapshotEvery, store: store, log: opts.Log,
 		changing: make(chan struct{}, 1), removed: make(chan struct{}),
 		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
+	}
+	if opts.Lead != nil {
+		l.leads = append(l.leads, func(ctx context.Context) { opts.Lead(ctx, l) })
+	}
+	for _, g := range opts.Guests {
+		if g.Lead != nil {
+			l.leads = append(l.leads, func(ctx context.Context) { g.Lead(ctx, &Branch{l, g.Tag}) })
+		}
 	}
 	if err := l.start(&opts, logger); err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -207,6 +222,9 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 		return errors.Join(stamp.Errorf(stamp.Other, op, "log cache: %w", err), l.transport.Close())
 	}
 	l.machine = &machine{m: o.Machine}
+	if len(o.Guests) > 0 {
+		l.machine.m = &house{o.Machine, o.Guests}
+	}
 	if written, err := snaps.List(); err == nil && len(written) > 0 {
 		l.machine.size.Store(written[0].Size)
 	}
@@ -258,7 +276,7 @@ func voters(members []Member) raft.Configuration {
 	return c
 }
 
-// watch follows elections until Close. It calls lead once for each time that
+// watch follows elections until Close. It calls leads once for each time that
 // this member leads, and looks now and then for what nobody says.
 func (l *Log) watch() {
 	defer close(l.done)
@@ -325,17 +343,14 @@ func (l *Log) beginLeading() (end func()) {
 	}
 	l.setReady(term)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if l.lead != nil {
-			l.lead(ctx, l)
-		}
-	}()
+	var work sync.WaitGroup
+	for _, lead := range l.leads {
+		work.Go(func() { lead(ctx) })
+	}
 	return func() {
 		l.setReady(0)
 		cancel()
-		<-done
+		work.Wait()
 	}
 }
 
@@ -399,6 +414,13 @@ const longestQueue = 10 * time.Second
 // command is on its way the end of ctx is not waited for: whoever asked learns
 // the outcome.
 func (l *Log) Propose(ctx context.Context, command []byte) (any, error) {
+	if _, guests := l.machine.m.(*house); guests && len(command) > 0 && command[0] == guestMark {
+		return nil, stamp.Errorf(stamp.Invalid, "consensus.Propose", "a command that begins with a zero byte")
+	}
+	return l.put(ctx, command)
+}
+
+func (l *Log) put(ctx context.Context, command []byte) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -43,10 +43,14 @@ func (a *adder) Snapshot() (Snapshot, error) {
 	return frozen(a.sum), nil
 }
 
-func (a *adder) Restore(r io.Reader) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return binary.Read(r, binary.LittleEndian, &a.sum)
+func (a *adder) Restore(r io.Reader) (func(), error) {
+	var sum uint64
+	err := binary.Read(r, binary.LittleEndian, &sum)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.sum = sum
+	}, err
 }
 
 type frozen uint64

@@ -42,15 +42,18 @@ func (h *history) all() []uint64 {
 	return slices.Clone(h.list)
 }
 
-func (h *history) Restore(r io.Reader) error {
+func (h *history) Restore(r io.Reader) (func(), error) {
 	p, err := io.ReadAll(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.list = make([]uint64, len(p)/8)
-	return binary.Read(bytes.NewReader(p), binary.LittleEndian, h.list)
+	list := make([]uint64, len(p)/8)
+	err = binary.Read(bytes.NewReader(p), binary.LittleEndian, list)
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.list = list
+	}, err
 }
 
 type past []uint64
@@ -70,13 +73,32 @@ type group struct {
 	logs     map[string]*Log
 	machines map[string]*history
 	leads    map[string]int // how often a member led
+	guests   map[string]*guest
+}
+
+// guest is what a member of a group has beside its history.
+type guest struct {
+	history
+	branch atomic.Pointer[Branch] // nil while it does not lead
+}
+
+func (g *guest) lead(ctx context.Context, b *Branch) {
+	g.branch.Store(b)
+	<-ctx.Done()
+	g.branch.Store(nil)
 }
 
 func newGroup(t *testing.T, names ...string) *group {
 	t.Helper()
+	return startGroup(t, nil, names...)
+}
+
+// startGroup opens a group whose members have a guest each if guests is not nil.
+func startGroup(t *testing.T, guests map[string]*guest, names ...string) *group {
+	t.Helper()
 	g := &group{
 		t: t, net: consensustest.New(), dir: t.TempDir(), addresses: map[string]string{},
-		logs: map[string]*Log{}, machines: map[string]*history{}, leads: map[string]int{},
+		logs: map[string]*Log{}, machines: map[string]*history{}, leads: map[string]int{}, guests: guests,
 	}
 	for _, n := range names {
 		g.addresses[n] = consensustest.Address(t)
@@ -103,8 +125,16 @@ func (g *group) open(name string, members []Member) *Log {
 	if os.Getenv("STAMP_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("member", name)
 	}
+	var guests []Guest
+	if g.guests != nil {
+		x := &guest{}
+		g.mu.Lock()
+		g.guests[name] = x
+		g.mu.Unlock()
+		guests = append(guests, Guest{Tag: 4, Machine: x, Lead: x.lead})
+	}
 	l, err := Open(Options{
-		Dir: filepath.Join(g.dir, name), ID: name, Machine: h, Members: members, Heartbeat: 100 * time.Millisecond,
+		Dir: filepath.Join(g.dir, name), ID: name, Machine: h, Guests: guests, Members: members, Heartbeat: 100 * time.Millisecond,
 		Transport:     NewTransport(g.net.Listen(g.t, name, g.addresses[name]), log),
 		SnapshotEvery: 200, SegmentSize: 64 << 10, Log: log,
 		Lead: func(ctx context.Context, l *Log) {

@@ -38,7 +38,12 @@ func (f *machine) Apply(l *raft.Log) any {
 	if err := f.damage.Load(); err != nil {
 		return *err
 	}
-	return f.m.Apply(l.Data[4:])
+	result := f.m.Apply(l.Data[4:])
+	if s, ok := result.(stranger); ok {
+		f.damage.Store(&s.error)
+		return s.error
+	}
+	return result
 }
 
 // whole returns the damage, if there is any.
@@ -49,7 +54,15 @@ func (f *machine) whole() error {
 	return nil
 }
 
-func (f *machine) Restore(rc io.ReadCloser) error { return errors.Join(f.m.Restore(rc), rc.Close()) }
+func (f *machine) Restore(rc io.ReadCloser) error {
+	commit, err := f.m.Restore(rc)
+	if err := errors.Join(err, rc.Close()); err != nil {
+		return err
+	}
+	commit()
+	return nil
+}
+
 func (f *machine) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.whole(); err != nil {
 		return nil, err

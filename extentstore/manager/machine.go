@@ -92,16 +92,17 @@ func (m *machine) Snapshot() (consensus.Snapshot, error) {
 }
 
 // Restore implements consensus.Machine.
-func (m *machine) Restore(r io.Reader) error {
+func (m *machine) Restore(r io.Reader) (commit func(), err error) {
 	s, err := readState(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.state = s
-	m.tell()
-	return nil
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.state = s
+		m.tell()
+	}, nil
 }
 
 // view reads the state.

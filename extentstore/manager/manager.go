@@ -47,6 +47,10 @@ type Options struct {
 	Heartbeat     time.Duration // of the log, see consensus.Options
 	SnapshotEvery uint64        // of the log, see consensus.Options
 
+	// Guests are other state machines on the log, the same at every member:
+	// separate state, same log.
+	Guests []consensus.Guest
+
 	Log     *slog.Logger          // nil means discard.
 	Metrics prometheus.Registerer // nil means none.
 	Clock   stamp.Clock           // nil means SystemClock.
@@ -126,7 +130,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	background, stop := context.WithCancel(context.Background())
 	m.stop = stop
 	conf := consensus.Options{
-		Dir: filepath.Join(opts.Dir, logFolder), ID: opts.ID, Machine: m.machine,
+		Dir: filepath.Join(opts.Dir, logFolder), ID: opts.ID, Machine: m.machine, Guests: opts.Guests,
 		MustExist: lab.State == stateReady, Lead: m.leadOnce,
 		Heartbeat: opts.Heartbeat, SnapshotEvery: opts.SnapshotEvery, Log: opts.Log,
 	}
