@@ -268,6 +268,10 @@ func (s *StreamInfo) SealedLength() int64 {
 	return n
 }
 
+// FirstAssigned is the lowest epoch of a folder that somebody above the stream
+// layer has assigned; epochs that the StreamManager counts itself stay below.
+const FirstAssigned stamp.Epoch = 1 << 32
+
 // OpKind is one change of the namespace.
 //
 // On disk: append only, never renumber.
@@ -304,7 +308,13 @@ type StreamManager interface {
 	// Acquire raises the epoch of a folder ("/blob/0/") and seals the last
 	// extent of each of its streams. It returns when the old owner can no
 	// longer append or change names, with all streams of the folder.
-	Acquire(ctx context.Context, folder string) (stamp.Epoch, []StreamInfo, error)
+	//
+	// Under 0 the new epoch is the next one. Somebody who gives folders to
+	// owners by epochs of his own, from FirstAssigned on, has the owner name
+	// it: the folder then has that epoch, and is Fenced against all that are
+	// not above it and against 0. So who comes late cannot take a folder from
+	// an owner after him, and an epoch opens a folder once.
+	Acquire(ctx context.Context, folder string, under stamp.Epoch) (stamp.Epoch, []StreamInfo, error)
 
 	// MultiModify applies all ops or none, in order, under the epochs of all
 	// the folders they change. It returns the new state of each op's target

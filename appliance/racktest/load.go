@@ -122,7 +122,7 @@ func (l *Load) open() error {
 	defer cancel()
 	for i := range l.opts.Writers {
 		w := l.writer(i, fmt.Sprintf("%sw%02d/log", l.opts.Folder, i), true)
-		f, err := l.client.Acquire(ctx, fmt.Sprintf("%sw%02d/", l.opts.Folder, i))
+		f, err := l.client.Acquire(ctx, fmt.Sprintf("%sw%02d/", l.opts.Folder, i), 0)
 		if err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (l *Load) open() error {
 	if l.opts.Shared <= 0 {
 		return nil
 	}
-	f, err := l.client.Acquire(ctx, l.opts.Folder+"shared/")
+	f, err := l.client.Acquire(ctx, l.opts.Folder+"shared/", 0)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func BenchmarkCommands(b *testing.B) {
 			for _, callers := range []int{1, 16, 64} {
 				b.Run(fmt.Sprintf("first=%v/fake=%v/callers=%d", first, fake, callers), func(b *testing.B) {
 					l := streamtest.New(b, streamtest.Options{Fake: fake, JournalSize: 64 << 20})
-					epoch, _, err := l.Manager.Acquire(limit(b), "/a/")
+					epoch, _, err := l.Manager.Acquire(limit(b), "/a/", 0)
 					ok(b, err)
 					epochs := map[string]stamp.Epoch{"/a/": epoch}
 					var n atomic.Int64

@@ -213,7 +213,7 @@ func TestRegistry(t *testing.T) {
 func TestJudge(t *testing.T) {
 	c := newCluster(t, 4, "a", "b", "c")
 	m := c.member(c.leader())
-	epoch, _, err := m.Acquire(limit(t), "/a/")
+	epoch, _, err := m.Acquire(limit(t), "/a/", 0)
 	ok(t, err)
 	epochs := map[string]stamp.Epoch{"/a/": epoch}
 	infos, err := m.MultiModify(limit(t), epochs, []extentstore.Op{{Kind: extentstore.OpCreate, Name: "/a/x", Stream: extentstore.RowData, First: true}})
@@ -241,7 +241,7 @@ func TestJudge(t *testing.T) {
 // that it has not compared yet have their say.
 func TestLeaderTakesOver(t *testing.T) {
 	c := newCluster(t, 3, "a", "b", "c")
-	epoch, _, err := c.member(c.leader()).Acquire(limit(t), "/a/")
+	epoch, _, err := c.member(c.leader()).Acquire(limit(t), "/a/", 0)
 	ok(t, err)
 	epochs := map[string]stamp.Epoch{"/a/": epoch}
 	var last extentstore.ExtentID
@@ -287,7 +287,7 @@ func TestLeaderTakesOver(t *testing.T) {
 func TestReopenAll(t *testing.T) {
 	c := newCluster(t, 3, "a", "b", "c")
 	_, err := onLeader(c, limit(t), func(m *manager.Manager) (stamp.Epoch, error) {
-		e, _, err := m.Acquire(limit(t), "/a/")
+		e, _, err := m.Acquire(limit(t), "/a/", 0)
 		return e, err
 	})
 	ok(t, err)
@@ -298,7 +298,7 @@ func TestReopenAll(t *testing.T) {
 		c.open(m.ID, nil)
 	}
 	e, err := onLeader(c, limit(t), func(m *manager.Manager) (stamp.Epoch, error) {
-		e, _, err := m.Acquire(limit(t), "/a/")
+		e, _, err := m.Acquire(limit(t), "/a/", 0)
 		return e, err
 	})
 	if err != nil || e != 2 {
@@ -321,7 +321,7 @@ func TestLoadOverLeaderChanges(t *testing.T) {
 			folder := fmt.Sprintf("/%d/", owner)
 			requests := extentstore.NewRequests()
 			epoch, err := onLeader(c, limit(t), func(m *manager.Manager) (stamp.Epoch, error) {
-				e, _, err := m.Acquire(limit(t), folder)
+				e, _, err := m.Acquire(limit(t), folder, 0)
 				return e, err
 			})
 			if err != nil {
@@ -421,7 +421,7 @@ func TestMembersUnderLoad(t *testing.T) {
 	c := newCluster(t, 3, "a", "b", "c")
 	for i := range 30 {
 		_, err := onLeader(c, limit(t), func(m *manager.Manager) (stamp.Epoch, error) {
-			e, _, err := m.Acquire(limit(t), fmt.Sprintf("/%d/", i))
+			e, _, err := m.Acquire(limit(t), fmt.Sprintf("/%d/", i), 0)
 			return e, err
 		})
 		ok(t, err)
@@ -456,7 +456,7 @@ func TestMembersUnderLoad(t *testing.T) {
 func BenchmarkThreeMembers(b *testing.B) {
 	c := newCluster(b, 3, "a", "b", "c")
 	m := c.member(c.leader())
-	epoch, _, err := m.Acquire(limit(b), "/a/")
+	epoch, _, err := m.Acquire(limit(b), "/a/", 0)
 	ok(b, err)
 	epochs := map[string]stamp.Epoch{"/a/": epoch}
 	var n atomic.Int64

@@ -20,7 +20,7 @@ var quick = manager.UpkeepOptions{Lazy: 300 * time.Millisecond, CodeAge: time.Mi
 // fill makes streams with one sealed extent each, and returns what is in them.
 func fill(t testing.TB, l *streamtest.Layer, kind extentstore.StreamKind, n, size int) map[extentstore.ExtentID][]byte {
 	t.Helper()
-	epoch, _, err := l.Manager.Acquire(limit(t), "/a/")
+	epoch, _, err := l.Manager.Acquire(limit(t), "/a/", 0)
 	ok(t, err)
 	contents := map[extentstore.ExtentID][]byte{}
 	for i := range n {

@@ -44,7 +44,7 @@ func wantKind(t *testing.T, err error, want stamp.Kind) {
 // owner acquires a folder and makes a stream with a first extent.
 func owner(t testing.TB, l *streamtest.Layer) (stamp.Epoch, extentstore.ExtentInfo) {
 	t.Helper()
-	epoch, _, err := l.Manager.Acquire(limit(t), "/a/")
+	epoch, _, err := l.Manager.Acquire(limit(t), "/a/", 0)
 	ok(t, err)
 	infos, err := l.Manager.MultiModify(limit(t), map[string]stamp.Epoch{"/a/": epoch},
 		[]extentstore.Op{{Kind: extentstore.OpCreate, Name: "/a/x", Stream: extentstore.CommitLog, First: true, Replace: true}})
@@ -121,13 +121,13 @@ func TestSealWithoutAnyAnswer(t *testing.T) {
 	l.Faulty(e.Replicas[0]).SetDown(true)
 	_, err := l.Manager.Seal(limit(t), e.ID, -1)
 	wantKind(t, err, stamp.Unavailable)
-	_, _, err = l.Manager.Acquire(limit(t), "/a/")
+	_, _, err = l.Manager.Acquire(limit(t), "/a/", 0)
 	wantKind(t, err, stamp.Unavailable)
 	l.Faulty(e.Replicas[0]).SetDown(false)
 	// The node is compared with the state before it has a say again.
 	var infos []extentstore.StreamInfo
 	for range 200 {
-		if _, infos, err = l.Manager.Acquire(limit(t), "/a/"); err == nil {
+		if _, infos, err = l.Manager.Acquire(limit(t), "/a/", 0); err == nil {
 			break
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -284,7 +284,7 @@ func TestCrashDuringFirstStart(t *testing.T) {
 // snapshots of the state going on, and opens the manager again.
 func TestConcurrentChanges(t *testing.T) {
 	l := streamtest.New(t, streamtest.Options{Fake: true})
-	epoch, _, err := l.Manager.Acquire(limit(t), "/a/")
+	epoch, _, err := l.Manager.Acquire(limit(t), "/a/", 0)
 	ok(t, err)
 	epochs := map[string]stamp.Epoch{"/a/": epoch}
 	var wg sync.WaitGroup
@@ -335,7 +335,7 @@ func TestCallerGone(t *testing.T) {
 	l := streamtest.New(t, streamtest.Options{Fake: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := l.Manager.Acquire(ctx, "/a/"); !errors.Is(err, context.Canceled) {
+	if _, _, err := l.Manager.Acquire(ctx, "/a/", 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 }

@@ -242,16 +242,16 @@ func (n *disk) isUp() bool {
 // allocated; after the seals nothing can be appended. An extent that the
 // old owner is still having created takes no append either: its replicas are
 // closed before they exist.
-func (m *Manager) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
+func (m *Manager) Acquire(ctx context.Context, folder string, under stamp.Epoch) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
 	a, err := ask(m, ctx, "acquire", func(ctx context.Context, l *leader) (a acquired, err error) {
-		a.epoch, a.infos, err = l.acquire(ctx, folder)
+		a.epoch, a.infos, err = l.acquire(ctx, folder, under)
 		return a, err
 	})
 	return a.epoch, a.infos, err
 }
 
-func (m *leader) acquire(ctx context.Context, folder string) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
-	out, err := m.propose(ctx, &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: folder}}, Request: requestOf(ctx)})
+func (m *leader) acquire(ctx context.Context, folder string, under stamp.Epoch) (epoch stamp.Epoch, infos []extentstore.StreamInfo, err error) {
+	out, err := m.propose(ctx, &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: folder, Under: uint64(under)}}, Request: requestOf(ctx)})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -37,7 +37,7 @@ func (s *State) apply(now time.Time, c *command.Command) Output {
 	case *command.Command_Init:
 		return s.init(what.Init)
 	case *command.Command_Acquire:
-		return s.acquire(what.Acquire.Folder)
+		return s.acquire(what.Acquire)
 	case *command.Command_Modify:
 		return s.modify(now, what.Modify)
 	case *command.Command_Allocate:
@@ -84,12 +84,24 @@ func (s *State) init(c *command.Init) Output {
 	return Output{}
 }
 
-func (s *State) acquire(folder string) Output {
+func (s *State) acquire(c *command.Acquire) Output {
+	folder := c.Folder
 	if err := checkFolder(folder); err != nil {
 		return Output{Err: err}
 	}
-	epoch, _ := s.epochs.Get(folder)
-	epoch++
+	current, _ := s.epochs.Get(folder)
+	epoch := current + 1
+	if c.Under != 0 {
+		epoch = stamp.Epoch(c.Under)
+	}
+	switch {
+	case c.Under != 0 && epoch < extentstore.FirstAssigned:
+		return refuse(stamp.Invalid, "epoch %d of folder %s is not one that is assigned", epoch, folder)
+	case c.Under == 0 && epoch >= extentstore.FirstAssigned:
+		return refuse(stamp.Fenced, "folder %s has the assigned epoch %d: it is acquired under assigned ones alone", folder, current)
+	case epoch <= current:
+		return refuse(stamp.Fenced, "folder %s has epoch %d and cannot be acquired under %d", folder, current, epoch)
+	}
 	s.epochs.Set(folder, epoch)
 	out := Output{Epoch: epoch}
 	t := begin(s, 0)

@@ -39,7 +39,7 @@ func TestChaos(t *testing.T) {
 					c := l.NewClient()
 					for i := range 6 {
 						time.Sleep(time.Duration(i*37%90) * time.Millisecond)
-						f, err := c.Acquire(limit(t), "/a/")
+						f, err := c.Acquire(limit(t), "/a/", 0)
 						if err != nil {
 							t.Error(err)
 							return

@@ -32,16 +32,17 @@ type Options struct {
 // A Client reads any stream and acquires folders for writing. It is safe for
 // concurrent use.
 type Client struct {
-	opts    Options
-	manager extentstore.StreamManager
-	damage  damageReporter // nil if the StreamManager takes no reports
-	cache   infoCache
-	rows    rowCache
-	health  health
-	hedges  budget
-	pauses  pauses
-	sending atomic.Int64 // bytes of appends under way
-	metrics *metrics
+	opts     Options
+	manager  extentstore.StreamManager
+	requests *extentstore.Requests
+	damage   damageReporter // nil if the StreamManager takes no reports
+	cache    infoCache
+	rows     rowCache
+	health   health
+	hedges   budget
+	pauses   pauses
+	sending  atomic.Int64 // bytes of appends under way
+	metrics  *metrics
 
 	mu     sync.Mutex // guards the fields below
 	codes  map[extentstore.Code]*erasure.Code
@@ -79,7 +80,7 @@ func New(opts Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opts: opts, manager: opts.Manager, metrics: x}
+	c := &Client{opts: opts, manager: opts.Manager, metrics: x, requests: extentstore.NewRequests()}
 	c.damage, _ = opts.Manager.(damageReporter)
 	c.hedges.parts.Store(hedgeMax)
 	return c, nil
@@ -251,10 +252,15 @@ func (c *Client) durableLength(ctx context.Context, info extentstore.ExtentInfo)
 
 // Acquire makes the caller the owner of a folder ("/blob/0/"): when it returns,
 // no earlier owner can append to the folder's streams or change their names.
-func (c *Client) Acquire(ctx context.Context, folder string) (*Folder, error) {
+// under is the epoch that was assigned to the caller, 0 for the next one:
+// see extentstore.StreamManager.
+func (c *Client) Acquire(ctx context.Context, folder string, under stamp.Epoch) (*Folder, error) {
+	// By one name, however often: an assigned epoch opens a folder once.
+	ctx, end := c.requests.Begin(ctx)
+	defer end()
 	var f *Folder
 	err := c.retry(ctx, func() error {
-		epoch, infos, err := c.manager.Acquire(ctx, folder)
+		epoch, infos, err := c.manager.Acquire(ctx, folder, under)
 		if err == nil {
 			f = newFolder(c, folder, epoch, infos)
 		}

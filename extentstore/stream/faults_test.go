@@ -255,7 +255,7 @@ func TestNodeComesLate(t *testing.T) {
 	// Only the node that has lost everything answers: nobody may seal at 0.
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
-	if _, err := l.Client.Acquire(ctx, "/a/"); err == nil {
+	if _, err := l.Client.Acquire(ctx, "/a/", 0); err == nil {
 		t.Fatal("acquired by the word of a node that has lost its disk")
 	}
 	l.Faulty("node-2").SetDown(false)

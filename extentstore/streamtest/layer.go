@@ -181,7 +181,7 @@ func (l *Layer) Acquire(folder string) *stream.Folder {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	f, err := l.Client.Acquire(ctx, folder)
+	f, err := l.Client.Acquire(ctx, folder, 0)
 	if err != nil {
 		l.t.Fatal(err)
 	}

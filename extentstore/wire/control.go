@@ -293,7 +293,7 @@ type streamsServer struct {
 
 // Acquire implements wirepb.StreamsServer.
 func (m *streamsServer) Acquire(r *wirepb.AcquireRequest, out grpc.ServerStreamingServer[wirepb.StreamsPart]) error {
-	epoch, streams, err := m.s.opts.Manager.Acquire(withRequest(out.Context(), r.Request), r.Folder)
+	epoch, streams, err := m.s.opts.Manager.Acquire(withRequest(out.Context(), r.Request), r.Folder, stamp.Epoch(r.Under))
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (m *groupMember) note(args ...any) {
 	m.g.got = args
 }
 
-func (m *groupMember) Acquire(ctx context.Context, folder string) (stamp.Epoch, []extentstore.StreamInfo, error) {
+func (m *groupMember) Acquire(ctx context.Context, folder string, under stamp.Epoch) (stamp.Epoch, []extentstore.StreamInfo, error) {
 	if err := m.leads(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -304,7 +304,7 @@ func TestControlRoundTrip(t *testing.T) {
 	m := g.client(t, ca, "partition/ps1", 0)
 	ctx := t.Context()
 
-	epoch, streams, err := m.Acquire(ctx, "/blob/")
+	epoch, streams, err := m.Acquire(ctx, "/blob/", 0)
 	same(t, "Acquire", streams, err, g.streams)
 	same(t, "Acquire", epoch, nil, stamp.Epoch(1))
 	epochs := map[string]stamp.Epoch{"/blob/": 3}
@@ -388,7 +388,7 @@ func TestControlRoles(t *testing.T) {
 	g := newGroup(t, ca, 1)
 	ctx := t.Context()
 	calls := map[string]func(m *wire.Managers) error{
-		"Acquire":      func(m *wire.Managers) error { _, _, err := m.Acquire(ctx, "/a/"); return err },
+		"Acquire":      func(m *wire.Managers) error { _, _, err := m.Acquire(ctx, "/a/", 0); return err },
 		"MultiModify":  func(m *wire.Managers) error { _, err := m.MultiModify(ctx, nil, nil); return err },
 		"Allocate":     func(m *wire.Managers) error { _, err := m.Allocate(ctx, "a", 1, nil); return err },
 		"Seal":         func(m *wire.Managers) error { _, err := m.Seal(ctx, 1, 0); return err },
@@ -432,7 +432,7 @@ func TestControlFollowsLeader(t *testing.T) {
 	ctx := t.Context()
 	acquire := func(want stamp.Epoch) {
 		t.Helper()
-		epoch, _, err := m.Acquire(ctx, "/a/")
+		epoch, _, err := m.Acquire(ctx, "/a/", 0)
 		same(t, "Acquire", epoch, err, want)
 	}
 	acquire(1) // leader 0, by hint
@@ -456,12 +456,12 @@ func TestControlFollowsLeader(t *testing.T) {
 	acquire(5)
 	// Nobody leads at all: in time the caller hears it.
 	g.lead(-1)
-	if _, _, err := m.Acquire(ctx, "/a/"); stamp.KindOf(err) != stamp.Unavailable {
+	if _, _, err := m.Acquire(ctx, "/a/", 0); stamp.KindOf(err) != stamp.Unavailable {
 		t.Fatalf("without a leader: %v", err)
 	}
 	short, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
 	defer cancel()
-	if _, _, err := m.Acquire(short, "/a/"); stamp.KindOf(err) != stamp.Timeout {
+	if _, _, err := m.Acquire(short, "/a/", 0); stamp.KindOf(err) != stamp.Timeout {
 		t.Fatalf("without a leader and in a hurry: %v", err)
 	}
 	g.lead(0)

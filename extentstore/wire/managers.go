@@ -370,10 +370,10 @@ func parts[T any](in grpc.ServerStreamingClient[T], err error, add func(*T)) err
 }
 
 // Acquire implements extentstore.StreamManager.
-func (m *Managers) Acquire(ctx context.Context, folder string) (epoch stamp.Epoch, streams []extentstore.StreamInfo, err error) {
+func (m *Managers) Acquire(ctx context.Context, folder string, under stamp.Epoch) (epoch stamp.Epoch, streams []extentstore.StreamInfo, err error) {
 	err = m.change(ctx, "wire.Acquire", func(ctx context.Context, k *member) error {
 		streams = nil
-		in, err := k.streams.Acquire(ctx, &wirepb.AcquireRequest{Request: toRequest(ctx), Folder: folder})
+		in, err := k.streams.Acquire(ctx, &wirepb.AcquireRequest{Request: toRequest(ctx), Folder: folder, Under: uint64(under)})
 		return parts(in, err, func(p *wirepb.StreamsPart) {
 			epoch = stamp.Epoch(p.Epoch)
 			streams = addStreams(streams, p)

@@ -150,7 +150,7 @@ func (s *Server) openAll(ctx context.Context) error {
 
 func (s *Server) open(ctx context.Context, name string) (*served, error) {
 	begin := s.opts.Clock.Now()
-	folder, err := s.opts.Client.Acquire(ctx, Folder(name))
+	folder, err := s.opts.Client.Acquire(ctx, Folder(name), 0)
 	if err != nil {
 		return nil, stamp.Errorf(stamp.KindOf(err), "server.Open", "acquire %s: %w", Folder(name), err)
 	}

@@ -437,6 +437,7 @@ func (x *Init) GetNodes() []string {
 type Acquire struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Folder        string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	Under         uint64                 `protobuf:"varint,2,opt,name=under,proto3" json:"under,omitempty"` // since version 3: the epoch that it gets; 0 is the next one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -476,6 +477,13 @@ func (x *Acquire) GetFolder() string {
 		return x.Folder
 	}
 	return ""
+}
+
+func (x *Acquire) GetUnder() uint64 {
+	if x != nil {
+		return x.Under
+	}
+	return 0
 }
 
 // Modify is a MultiModify.
@@ -1343,9 +1351,10 @@ const file_command_proto_rawDesc = "" +
 	"\aattempt\x18\x04 \x01(\rR\aattempt\"2\n" +
 	"\x04Init\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\tR\x05stamp\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"!\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"7\n" +
 	"\aAcquire\x12\x16\n" +
-	"\x06folder\x18\x01 \x01(\tR\x06folder\"\xb3\x01\n" +
+	"\x06folder\x18\x01 \x01(\tR\x06folder\x12\x14\n" +
+	"\x05under\x18\x02 \x01(\x04R\x05under\"\xb3\x01\n" +
 	"\x06Modify\x12A\n" +
 	"\x06epochs\x18\x01 \x03(\v2).stamp.manager.command.Modify.EpochsEntryR\x06epochs\x12+\n" +
 	"\x03ops\x18\x02 \x03(\v2\x19.stamp.manager.command.OpR\x03ops\x1a9\n" +

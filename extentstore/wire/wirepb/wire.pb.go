@@ -601,6 +601,7 @@ type AcquireRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       *Request               `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	Folder        string                 `protobuf:"bytes,2,opt,name=folder,proto3" json:"folder,omitempty"`
+	Under         uint64                 `protobuf:"varint,3,opt,name=under,proto3" json:"under,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +648,13 @@ func (x *AcquireRequest) GetFolder() string {
 		return x.Folder
 	}
 	return ""
+}
+
+func (x *AcquireRequest) GetUnder() uint64 {
+	if x != nil {
+		return x.Under
+	}
+	return 0
 }
 
 type Op struct {
@@ -2548,10 +2556,11 @@ const file_wire_proto_rawDesc = "" +
 	"\vStreamsPart\x12,\n" +
 	"\astreams\x18\x01 \x03(\v2\x12.stamp.wire.StreamR\astreams\x12\x1c\n" +
 	"\tcontinues\x18\x02 \x01(\bR\tcontinues\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"W\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"m\n" +
 	"\x0eAcquireRequest\x12-\n" +
 	"\arequest\x18\x01 \x01(\v2\x13.stamp.wire.RequestR\arequest\x12\x16\n" +
-	"\x06folder\x18\x02 \x01(\tR\x06folder\"\xdb\x01\n" +
+	"\x06folder\x18\x02 \x01(\tR\x06folder\x12\x14\n" +
+	"\x05under\x18\x03 \x01(\x04R\x05under\"\xdb\x01\n" +
 	"\x02Op\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
