@@ -353,3 +353,40 @@ func (c *crasher) checkWeak(m *model, s extentstore.ReplicaState, err error) (ke
 	}
 	return false, nil
 }
+
+// TestIndexWithAGap: a later part of an index is there, and an earlier one is
+// not. As long as the journal has what is missing nothing is lost, and nothing is
+// found behind the index later on.
+func TestIndexWithAGap(t *testing.T) {
+	d := sim.NewDisk(1, 256<<20)
+	n := openSim(t, d)
+	create(t, n, 1)
+	for k := range 3 {
+		_, err := add(n, 1, streamtest.Pattern(uint64(k), 10_000))
+		must(t, err)
+		must(t, n.FlushAll())
+	}
+	n.Shutdown()
+	must(t, d.Corrupt("extents/0000000000000001.index", 40, 1))
+	check := func() {
+		t.Helper()
+		n = openSim(t, d)
+		if s, err := n.Stat(t.Context(), 1); err != nil || s.Length != 30_000 || s.Doubtful {
+			t.Fatalf("got %+v, %v", s, err)
+		}
+		for k := range 3 {
+			wantBytes(t, n, 1, int64(10_000*k), streamtest.Pattern(uint64(k), 10_000))
+		}
+	}
+	check()
+	must(t, n.FlushAll())
+	// The ring goes on until it is free of what was before.
+	create(t, n, 2)
+	for range 60 {
+		_, err := add(n, 2, make([]byte, 200_000))
+		must(t, err)
+		must(t, n.FlushAll())
+	}
+	n.Shutdown()
+	check()
+}

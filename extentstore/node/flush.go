@@ -220,6 +220,7 @@ func (n *Disk) flushExtent(x *extent) error {
 	l.tailSeg = f.tailSeg(l.tailSeg)
 	l.indexEnd += f.indexBytes
 	l.unsynced = false
+	l.torn = l.torn && !f.torn
 	x.named = true
 	l.dropFlushed(n, l.flushed)
 	if f.final {
@@ -239,6 +240,7 @@ type flushing struct {
 	firstSeg   int64
 	final      bool
 	unsynced   bool
+	torn       bool
 	wrote      bool
 	indexBytes int64
 	changed    *commit // last change of state that is on the journal
@@ -288,7 +290,7 @@ func (n *Disk) beginFlush(x *extent) (*flushing, bool) {
 	f.to = min(f.to, x.r.Queued())
 	f.from = min(l.flushed, f.to)
 	f.final = x.has(flagSealed) && l.large == 0 && f.to == x.r.Queued()
-	f.unsynced = l.unsynced
+	f.unsynced, f.torn = l.unsynced, l.torn
 	f.index = l.index
 	for _, c := range l.chunks {
 		if c.start < f.to {
@@ -443,6 +445,12 @@ func (n *Disk) flushIndex(ctx context.Context, f *flushing) error {
 		return err
 	}
 	defer file.Close()
+	if f.torn {
+		// What is written now may be shorter than what a crash has left.
+		if err := file.Truncate(f.l.indexEnd); err != nil {
+			return err
+		}
+	}
 	for at := 0; at < len(b); {
 		k := min(len(b)-at, maxChunk)
 		buf := disk.GetBuffer(k)

@@ -111,8 +111,11 @@ func (n *Disk) restoreLive(x *extent) error {
 	l.rec.Indexed(index.End())
 	l.resume(index.End())
 	if !clean {
-		n.opts.Log.Error("index of an extent is damaged", "disk", n.opts.ID, "extent", x.id, "good", index.End())
-		l.rec.Damaged = true
+		// Of several groups that a crash cuts short, the last may be the one
+		// that is there. Whether the journal has what is missing is seen at the
+		// end of replay.
+		n.opts.Log.Warn("index of an extent has a gap", "disk", n.opts.ID, "extent", x.id, "good", index.End())
+		l.torn = true
 	}
 	return nil
 }
