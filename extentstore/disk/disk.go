@@ -168,6 +168,27 @@ func ReadFile(d Disk, name string) ([]byte, error) {
 	return p[:n], err
 }
 
+// ReadFileDirect is ReadFile past the page cache: it reads what is on the disk.
+func ReadFileDirect(d Disk, name string) ([]byte, error) {
+	f, err := d.Open(name, Direct)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil || size == 0 {
+		return nil, err
+	}
+	whole := (size + SectorSize - 1) &^ (SectorSize - 1)
+	b := GetBuffer(int(whole))
+	defer b.Put()
+	n, err := f.ReadAt(b.B[:whole], 0)
+	if int64(n) >= size {
+		err = nil
+	}
+	return slices.Clone(b.B[:min(int64(n), size)]), err
+}
+
 // ReplaceFile makes p the whole content of a small file, durably and at once:
 // after a crash the file has its old content or p. The temporary file is
 // name + ".new".

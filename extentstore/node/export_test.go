@@ -57,3 +57,9 @@ func DecodeScrubPosition(p []byte) ([]byte, bool) {
 
 // LastFlush is what the flusher does when a shared journal has failed.
 func (n *Disk) LastFlush() { n.lastFlush() }
+
+// ScrubMetadata is what the scrubber does before and after a pass.
+func (n *Disk) ScrubMetadata(ctx context.Context) { n.scrubMetadata(ctx) }
+
+// ReadRing looks for damage in the journal.
+func (n *Disk) ReadRing(ctx context.Context) (int64, error) { return n.readRing(ctx) }

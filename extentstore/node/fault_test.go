@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"stamp"
@@ -340,28 +341,32 @@ func TestDamagedJournal(t *testing.T) {
 
 // TestTornJournal damages the last record: a write that a crash cut short.
 func TestTornJournal(t *testing.T) {
-	d := sim.NewDisk(1, 256<<20)
-	n := openSim(t, d)
-	create(t, n, 1)
-	_, err := add(n, 1, []byte("first"))
-	must(t, err)
-	_, err = add(n, 1, streamtest.Pattern(1, 20_000))
-	must(t, err)
-	n.Shutdown()
-	p, err := disk.ReadFile(d.Mount(), "journal")
-	must(t, err)
-	must(t, d.Corrupt("journal", int64(bytes.LastIndex(p, []byte("SXJR")))+9000, 1))
-	n = openSim(t, d)
-	s, err := n.Stat(context.Background(), 1)
-	must(t, err)
-	if s != (extentstore.ReplicaState{ID: 1, Length: 5}) {
-		t.Fatalf("got %+v", s)
-	}
-	_, err = add(n, 1, []byte("again"))
-	must(t, err)
-	n.Shutdown()
-	n = openSim(t, d)
-	wantBytes(t, n, 1, 0, []byte("firstagain"))
+	synctest.Test(t, func(t *testing.T) {
+		d := sim.NewDisk(1, 256<<20)
+		n := openSim(t, d)
+		create(t, n, 1)
+		_, err := add(n, 1, []byte("first"))
+		must(t, err)
+		_, err = add(n, 1, streamtest.Pattern(1, 20_000))
+		must(t, err)
+		d.Crash() // a node that stops says that this was the last one
+		n.Shutdown()
+		p, err := disk.ReadFile(d.Mount(), "journal")
+		must(t, err)
+		must(t, d.Corrupt("journal", int64(bytes.LastIndex(p, []byte("SXJR")))+9000, 1))
+		n = openSim(t, d)
+		s, err := n.Stat(context.Background(), 1)
+		must(t, err)
+		if s != (extentstore.ReplicaState{ID: 1, Length: 5}) {
+			t.Fatalf("got %+v", s)
+		}
+		_, err = add(n, 1, []byte("again"))
+		must(t, err)
+		n.Shutdown()
+		n = openSim(t, d)
+		wantBytes(t, n, 1, 0, []byte("firstagain"))
+		n.Shutdown()
+	})
 }
 
 func TestOpenRefuses(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"stamp"
@@ -70,52 +71,57 @@ func TestLargeAppendDuringRounds(t *testing.T) {
 // TestTornFirstRecord cuts the record short that begins a segment: where replay
 // begins is then told by the segment before.
 func TestTornFirstRecord(t *testing.T) {
-	d := sim.NewDisk(1, 256<<20)
-	n := openSim(t, d)
-	create(t, n, 1)
-	must(t, n.FlushAll())
-	const segment, count = 1 << 20, 8
-	var last atomic.Int64 // place of the record written last
-	var length int64
-	d.SetFault(func(op sim.Op, name string, off int64) error {
-		if op == sim.OpWrite && name == "journal" {
-			last.Store(off)
+	synctest.Test(t, func(t *testing.T) {
+		d := sim.NewDisk(1, 256<<20)
+		n := openSim(t, d)
+		create(t, n, 1)
+		must(t, n.FlushAll())
+		const segment, count = 1 << 20, 8
+		var last atomic.Int64 // place of the record written last
+		var length int64
+		d.SetFault(func(op sim.Op, name string, off int64) error {
+			if op == sim.OpWrite && name == "journal" {
+				last.Store(off)
+			}
+			return nil
+		})
+		for i := 0; ; i++ {
+			if i%7 == 0 {
+				must(t, n.FlushAll())
+			}
+			before := length
+			at, err := add(n, 1, streamtest.Pattern(uint64(i), 200<<10))
+			must(t, err)
+			length = at + 200<<10
+			if i > 60 && (last.Load()-8192)%segment == 0 {
+				length = before // this one will be torn, as if it had not been acknowledged
+				break
+			}
 		}
-		return nil
-	})
-	for i := 0; ; i++ {
-		if i%7 == 0 {
-			must(t, n.FlushAll())
-		}
-		before := length
-		at, err := add(n, 1, streamtest.Pattern(uint64(i), 200<<10))
-		must(t, err)
-		length = at + 200<<10
-		if i > 60 && (last.Load()-8192)%segment == 0 {
-			length = before // this one will be torn, as if it had not been acknowledged
-			break
-		}
-	}
-	d.SetFault(nil)
-	n.Shutdown()
-	must(t, d.Corrupt("journal", last.Load()+100<<10, 1))
+		d.SetFault(nil)
+		d.Crash()
+		n.Shutdown()
+		must(t, d.Corrupt("journal", last.Load()+100<<10, 1))
 
-	reads := 0
-	d.SetFault(func(op sim.Op, name string, off int64) error {
-		if op == sim.OpRead && name == "journal" {
-			reads++
+		reads := 0
+		d.SetFault(func(op sim.Op, name string, off int64) error {
+			if op == sim.OpRead && name == "journal" {
+				reads++
+			}
+			return nil
+		})
+		n = openSim(t, d)
+		if s, err := n.Stat(context.Background(), 1); err != nil || s.Length != length || s.Doubtful || s.Closed {
+			t.Errorf("got %+v, %v, want length %d", s, err, length)
 		}
-		return nil
+		// The header, the first sector of each segment, three segments to find the
+		// tail, and those that are in use.
+		if reads > 2+2*count+3 {
+			t.Errorf("%d reads of the journal", reads)
+		}
+		d.SetFault(nil)
+		n.Shutdown()
 	})
-	n = openSim(t, d)
-	if s, err := n.Stat(context.Background(), 1); err != nil || s.Length != length || s.Doubtful || s.Closed {
-		t.Errorf("got %+v, %v, want length %d", s, err, length)
-	}
-	// The header, the first sector of each segment, three segments to find the
-	// tail, and those that are in use.
-	if reads > 2+2*count+3 {
-		t.Errorf("%d reads of the journal", reads)
-	}
 }
 
 // TestManyTails has as many unsealed extents with a partial last sector as a

@@ -70,6 +70,9 @@ type journal struct {
 	promised int64     // bytes admitted and not yet added
 	filled   int64     // last segment that was pre-written
 	filling  int64     // segment that is being pre-written, or -1
+	rolling  bool      // the next record goes to the next segment
+	matters  bool      // what the last record holds; see confirm
+	looked   uint64    // seq when confirm was last called
 	freed    chan struct{}
 	err      error
 	closed   bool
@@ -87,7 +90,8 @@ type batch struct {
 	buf      *disk.Buffer
 	n, limit int
 	entries  int
-	table    int // 1 if the table of disks is in it besides
+	matters  bool // some entry of it is missed if it is
+	table    int  // 1 if the table of disks is in it besides
 	refs     []ref
 	c        *commit
 	segment  int64
@@ -122,6 +126,7 @@ func (j *journal) start() {
 	j.freed = make(chan struct{})
 	j.durable = j.tail
 	j.filling = -1
+	j.matters = true // nobody knows
 	j.cur = &batch{buf: disk.GetBuffer(maxRecord)}
 	j.other = &batch{buf: disk.GetBuffer(maxRecord)}
 	j.open(j.cur)
@@ -131,7 +136,7 @@ func (j *journal) start() {
 // open makes b ready to gather, as the record behind the one that was taken to
 // be written.
 func (j *journal) open(b *batch) {
-	b.n, b.limit, b.entries, b.table = recordHeader, 0, 0, 0
+	b.n, b.limit, b.entries, b.table, b.matters = recordHeader, 0, 0, 0, false
 	clear(b.refs) // drop the pointers
 	b.refs = b.refs[:0]
 	b.c = &commit{done: make(chan struct{}), seq: j.seq}
@@ -144,12 +149,12 @@ func (j *journal) place() {
 	if b.limit > 0 {
 		return
 	}
-	if j.segment-j.off < rollBelow {
+	if j.segment-j.off < rollBelow || j.rolling && j.off > 0 {
 		next := j.head + 1
 		if next-j.durable >= j.count || next == j.filling {
 			return
 		}
-		j.head, j.off = next, 0
+		j.head, j.off, j.rolling = next, 0, false
 	}
 	b.limit = int(min(maxRecord, j.segment-j.off))
 	b.segment, b.off = j.head, j.off
@@ -188,6 +193,7 @@ func (j *journal) add(slot byte, x *extent, end int64, kind byte, id extentstore
 	b := j.cur
 	b.n += putEntry(b.buf.B[b.n:], kind, slot, id, offset, blocks, parts...)
 	b.entries++
+	b.matters = b.matters || kind != entryNothing
 	if x != nil {
 		b.refs = append(b.refs, ref{x, end})
 	}
@@ -204,11 +210,13 @@ func (j *journal) run() {
 	defer j.mu.Unlock()
 	for {
 		for j.err == nil && j.cur.entries == 0 {
-			if j.closed {
+			if j.closed && !(j.matters && j.nothing()) {
 				j.stop(errClosed)
 				return
 			}
-			j.work.Wait()
+			if !j.closed {
+				j.work.Wait()
+			}
 		}
 		if j.err != nil {
 			return
@@ -217,6 +225,7 @@ func (j *journal) run() {
 		length := int(sectorUp(int64(b.n)))
 		r := recordInfo{seq: j.seq, segment: b.segment, tail: j.tail, entries: b.entries + b.table}
 		j.seq++
+		j.matters = b.matters
 		j.off += int64(length)
 		j.cur, j.other = j.other, b
 		j.open(j.cur)
@@ -243,6 +252,33 @@ func (j *journal) run() {
 			j.place()
 		}
 	}
+}
+
+// confirm writes a record that says nothing behind one that nothing has followed
+// since the last call. The record at the end of the ring is taken for a write
+// that a crash cut short if it is damaged: that must not be one that was
+// acknowledged long ago.
+func (j *journal) confirm() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	idle := j.looked == j.seq
+	j.looked = j.seq
+	if idle && j.matters && j.err == nil && !j.busy && j.cur.entries == 0 {
+		j.nothing()
+	}
+}
+
+// nothing adds an entry that says nothing, if there is room for it. Called with
+// mu held.
+func (j *journal) nothing() bool {
+	b := j.cur
+	if len(j.members) == 0 || b.n+entrySize(0, 0, 0) > b.limit {
+		return false
+	}
+	b.n += putEntry(b.buf.B[b.n:], entryNothing, j.members[0].slot, 0, 0, nil)
+	b.entries++
+	j.work.Signal()
+	return true
 }
 
 // write brings a record to the disk and tells its extents.
@@ -456,6 +492,7 @@ func (j *journal) serve(clock stamp.Clock, hang time.Duration) {
 				return
 			}
 			j.metrics.observe(j)
+			j.confirm()
 			if hung := j.watch.hangs(clock.Now()); hung > hang {
 				err := fmt.Errorf("the journal hangs: nothing done for %v", hung.Round(time.Second))
 				j.onFail(err)

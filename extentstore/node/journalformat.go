@@ -97,9 +97,12 @@ import (
 // segment ends at its first bad record. If the next segment goes on with the
 // next number, that was its end. A bad record with no good one of a higher
 // number behind it is a write that a crash cut short; it was never
-// acknowledged and is dropped. A bad record with good ones behind it is
-// damage: replay goes on with those, and every extent on the ring's disks that
-// is not sealed is doubtful. A journal without a good header is lost.
+// acknowledged and is dropped. So that this holds, the last record is followed by
+// one with nothing in it when none has followed it within a second, and when the
+// node stops. A bad record with good ones behind it, or with a good header whose
+// number is not the next, is damage: replay goes on with the good ones, and every
+// extent on the ring's disks that is not sealed is doubtful. A journal without a
+// good header is lost.
 const (
 	journalVersion = 2
 	ringStart      = 2 * extentstore.SectorSize

@@ -146,6 +146,7 @@ func (j *journal) change(fn func(ms []*member) []*member) (*commit, error) {
 			j.members, j.tabled = ms, true
 			j.putTable(b)
 			b.entries++
+			b.matters = true
 			if !j.busy {
 				j.work.Signal()
 			}

@@ -79,7 +79,12 @@ func (s *scan) read(segment int64) error {
 	for at := int64(0); at+extentstore.SectorSize <= s.j.segment; {
 		r, err := decodeRecord(s.buf[at:], s.j.id)
 		if err != nil || r.segment != segment || r.seq <= s.last && s.seen {
-			// The end of the segment, or damage if something good follows.
+			// The end of the segment, or damage if something good follows. A
+			// write that was cut short is the one behind the last good one.
+			h, herr := decodeRecordHeader(s.buf[at:], s.j.id)
+			if err != nil && herr == nil && h.segment == segment && s.seen && h.seq > s.last+1 {
+				s.damaged = true
+			}
 			at += extentstore.SectorSize
 			continue
 		}

@@ -291,21 +291,22 @@ func (n *Disk) scrubLabel(x *extent) {
 	n.opts.Log.Error("attribute of an extent's file was damaged, and is written again", "node", n.opts.ID, "extent", x.id, "found", string(got), "error", err)
 }
 
-// scrubMetadata reads the label and the state log. Memory has both, so that
-// what is damaged is written anew.
+// scrubMetadata reads the label, the state log and the journal. Memory has all
+// of them, so that what is damaged is written anew.
 func (n *Disk) scrubMetadata(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	n.scrubRing(ctx)
 	n.rounds.Lock()
 	defer n.rounds.Unlock()
-	if p, err := disk.ReadFile(n.disk, labelName); err != nil || !bytes.Equal(p, n.label.encode()) {
-		if _, derr := decodeLabel(p); err == nil && derr == nil {
-			return // written by an earlier version
+	if p, err := disk.ReadFileDirect(n.disk, labelName); err != nil || !bytes.Equal(p, n.label.encode()) {
+		// One that is good and different was written by an earlier version.
+		if _, derr := decodeLabel(p); err != nil || derr != nil {
+			n.metrics.damage()
+			werr := disk.ReplaceFile(n.disk, ".", labelName, n.label.encode())
+			n.opts.Log.Error("the label of the disk was damaged, and is written again", "node", n.opts.ID, "found", err, "error", werr)
 		}
-		n.metrics.damage()
-		werr := disk.ReplaceFile(n.disk, ".", labelName, n.label.encode())
-		n.opts.Log.Error("the label of the disk was damaged, and is written again", "node", n.opts.ID, "found", err, "error", werr)
 	}
 	if err := n.states.check(&n.specs); err != nil {
 		n.metrics.damage()

@@ -289,9 +289,9 @@ func tornRecords(p []byte, specs *specTable, fn func(extentState)) error {
 	return nil
 }
 
-// check reads the log once more.
+// check reads the log once more, from the disk.
 func (l *stateLog) check(specs *specTable) error {
-	p, err := disk.ReadFile(l.d, stateName)
+	p, err := disk.ReadFileDirect(l.d, stateName)
 	if err != nil {
 		return err
 	}
