@@ -107,7 +107,9 @@ type Log struct {
 	alone         atomic.Bool
 	changing      chan struct{} // taken while members are changed
 	removed       chan struct{} // closed when this member was removed
-	stop          chan struct{} // closed by Close
+	leave         sync.Once
+	leaving       chan struct{} // closed when Close begins
+	stop          chan struct{} // closed by Close when no call waits for raft
 	done          chan struct{} // closed when watch has ended
 
 	// calls is held for reading by every call that waits for raft, because
@@ -126,25 +128,28 @@ const op = "consensus.Open"
 
 // Open starts a member. A single one leads within some hundred milliseconds:
 // wait with Ready. Errors are of kind Corrupt where the directory is damaged.
+// The Transport is closed with the Log, and when Open fails.
 func Open(opts Options) (*Log, error) {
 	if opts.Dir == "" || opts.ID == "" || opts.Machine == nil {
-		return nil, stamp.Errorf(stamp.Invalid, op, "Dir, ID and Machine are required")
+		err := stamp.Errorf(stamp.Invalid, op, "Dir, ID and Machine are required")
+		return nil, errors.Join(err, closeTransport(opts.Transport))
 	}
 	if err := checkGuests(opts.Guests); err != nil {
-		return nil, err
+		return nil, errors.Join(err, closeTransport(opts.Transport))
 	}
 	fillDefaults(&opts)
 	if err := prepare(&opts); err != nil {
-		return nil, err
+		return nil, errors.Join(err, closeTransport(opts.Transport))
 	}
 	logger := newLogger(opts.Log)
 	store, err := openStore(&opts, logger)
 	if err != nil {
-		return nil, stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", opts.Dir, err)
+		err = stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", opts.Dir, err)
+		return nil, errors.Join(err, closeTransport(opts.Transport))
 	}
 	l := &Log{
 		id: opts.ID, heartbeat: opts.Heartbeat, snapshotEvery: opts.SnapshotEvery, store: store, log: opts.Log,
-		changing: make(chan struct{}, 1), removed: make(chan struct{}),
+		changing: make(chan struct{}, 1), removed: make(chan struct{}), leaving: make(chan struct{}),
 		stop: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}),
 	}
 	if opts.Lead != nil {
@@ -156,10 +161,20 @@ func Open(opts Options) (*Log, error) {
 		}
 	}
 	if err := l.start(&opts, logger); err != nil {
-		return nil, errors.Join(err, store.Close())
+		if l.transport != nil {
+			return nil, errors.Join(err, l.transport.Close(), store.Close())
+		}
+		return nil, errors.Join(err, closeTransport(opts.Transport), store.Close())
 	}
 	go l.watch()
 	return l, nil
+}
+
+func closeTransport(t raft.Transport) error {
+	if c, ok := t.(raft.WithClose); ok {
+		return c.Close()
+	}
+	return nil
 }
 
 func fillDefaults(o *Options) {
@@ -195,6 +210,11 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 		return stamp.Errorf(stamp.Unavailable, op, "snapshots in %s: %w", o.Dir, err)
 	}
 	conf := config(o, logger)
+	if len(o.Members) > 0 && !o.MustExist {
+		if err := forgetBeginning(l.store, snaps); err != nil {
+			return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", o.Dir, err)
+		}
+	}
 	known, err := raft.HasExistingState(l.store, l.store, snaps)
 	if err != nil {
 		return stamp.Errorf(stamp.Corrupt, op, "the log in %s cannot be read: %w", o.Dir, err)
@@ -214,12 +234,12 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 	}
 	if fresh && len(o.Members) > 0 {
 		if err := raft.BootstrapCluster(conf, l.store, l.store, snaps, l.transport, voters(o.Members)); err != nil {
-			return errors.Join(stamp.Errorf(stamp.Unavailable, op, "begin a log in %s: %w", o.Dir, err), l.transport.Close())
+			return stamp.Errorf(stamp.Unavailable, op, "begin a log in %s: %w", o.Dir, err)
 		}
 	}
 	cache, err := raft.NewLogCache(512, l.store)
 	if err != nil {
-		return errors.Join(stamp.Errorf(stamp.Other, op, "log cache: %w", err), l.transport.Close())
+		return stamp.Errorf(stamp.Other, op, "log cache: %w", err)
 	}
 	l.machine = &machine{m: o.Machine}
 	if len(o.Guests) > 0 {
@@ -230,7 +250,7 @@ func (l *Log) start(o *Options, logger hclog.Logger) error {
 	}
 	l.raft, err = newRaft(conf, l.machine, cache, l.store, snaps, l.transport)
 	if err != nil {
-		return errors.Join(stamp.Errorf(stamp.Corrupt, op, "the log or snapshot in %s cannot be used: %w", o.Dir, err), l.transport.Close())
+		return stamp.Errorf(stamp.Corrupt, op, "the log or snapshot in %s cannot be used: %w", o.Dir, err)
 	}
 	if gate != nil {
 		gate.run(l.raft.AppliedIndex, l.store)
@@ -280,7 +300,14 @@ func voters(members []Member) raft.Configuration {
 // this member leads, and looks now and then for what nobody says.
 func (l *Log) watch() {
 	defer close(l.done)
-	end := func() {}
+	end, due := func() {}, false
+	begin := func(leads bool) {
+		end()
+		end, due = func() {}, false
+		if leads {
+			end, due = l.beginLeading()
+		}
+	}
 	tick := time.NewTicker(min(500*time.Millisecond, 2*l.heartbeat))
 	defer tick.Stop()
 	removed, size := false, int64(0)
@@ -291,12 +318,11 @@ func (l *Log) watch() {
 			return
 		case leads := <-l.raft.LeaderCh():
 			// Of two changes in a row only the last one may be seen.
-			end()
-			end = func() {}
-			if leads {
-				end = l.beginLeading()
-			}
+			begin(leads)
 		case <-tick.C:
+			if due || l.mustHandOver() {
+				begin(l.raft.State() == raft.Leader)
+			}
 			if now := l.machine.size.Load(); now != size {
 				size = now
 				l.spaceSnapshots(size)
@@ -329,17 +355,23 @@ func (l *Log) spaceSnapshots(size int64) {
 }
 
 // beginLeading makes the member ready when a barrier has told it that all
-// commands of earlier terms are applied.
-func (l *Log) beginLeading() (end func()) {
+// commands of earlier terms are applied. If it cannot, it is to be tried again
+// for as long as the member leads.
+func (l *Log) beginLeading() (end func(), again bool) {
 	term := l.raft.CurrentTerm()
 	err := l.ask("consensus.watch", func() error {
 		if err := l.barrier(); err != nil {
 			return err
 		}
-		return l.countMembers()
+		if err := l.countMembers(); err != nil || !l.mustHandOver() {
+			return err
+		}
+		// As long as a member leads whose state is not whole, nobody serves.
+		l.log.Error("this member's log is damaged, another one is to lead", "member", l.id, "err", l.machine.whole())
+		return errors.Join(l.machine.whole(), l.raft.LeadershipTransfer().Error())
 	})
 	if err != nil || l.raft.CurrentTerm() != term {
-		return func() {} // not any more: that change stands in the channel
+		return func() {}, true
 	}
 	l.setReady(term)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -351,8 +383,12 @@ func (l *Log) beginLeading() (end func()) {
 		l.setReady(0)
 		cancel()
 		work.Wait()
-	}
+	}, false
 }
+
+// mustHandOver reports whether this member must not lead, because its log is
+// damaged and there are others.
+func (l *Log) mustHandOver() bool { return l.machine.whole() != nil && !l.alone.Load() }
 
 func (l *Log) barrier() error { return l.raft.Barrier(0).Error() }
 
@@ -408,11 +444,16 @@ func (l *Log) leadingTerm() uint64 {
 // longestQueue is how long a command may wait for a place in the log.
 const longestQueue = 10 * time.Second
 
+// MaxCommand is the largest command in bytes. raft-wal writes entries of more
+// than 64 MiB and does not read them again; and one has to get to the other
+// members, and to their disks, in the time of a call.
+const MaxCommand = 32 << 20
+
 // Propose puts a command on the log and returns what Apply made of it.
-// Errors: Unavailable and Busy say that
-// it has not taken effect and never will, Timeout that it may. Once the
-// command is on its way the end of ctx is not waited for: whoever asked learns
-// the outcome.
+// Errors: Unavailable and Busy say that it has not taken effect and never will,
+// Invalid the same of one that is too large, and Corrupt of a log that is
+// damaged; Timeout that it may. Once the command is on its way the end of ctx is
+// not waited for: whoever asked learns the outcome.
 func (l *Log) Propose(ctx context.Context, command []byte) (any, error) {
 	if _, guests := l.machine.m.(*house); guests && len(command) > 0 && command[0] == guestMark {
 		return nil, stamp.Errorf(stamp.Invalid, "consensus.Propose", "a command that begins with a zero byte")
@@ -421,17 +462,27 @@ func (l *Log) Propose(ctx context.Context, command []byte) (any, error) {
 }
 
 func (l *Log) put(ctx context.Context, command []byte) (any, error) {
+	const op = "consensus.Propose"
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if len(command) > MaxCommand {
+		return nil, stamp.Errorf(stamp.Invalid, op, "a command of %d bytes, %d are allowed", len(command), MaxCommand)
+	}
 	var result any
-	err := l.ask("consensus.Propose", func() error {
+	err := l.ask(op, func() error {
+		if err := l.machine.whole(); err != nil {
+			return err
+		}
 		f := l.raft.Apply(seal(command), longestQueue)
 		if err := f.Error(); err != nil {
 			return proposeError(err)
 		}
 		result = f.Response()
-		return l.machine.whole()
+		if err := l.machine.whole(); err != nil {
+			return stamp.Errorf(stamp.Timeout, op, "the command may take effect: %w", err)
+		}
+		return nil
 	})
 	return result, err
 }
@@ -490,6 +541,7 @@ func (l *Log) Snapshot() error {
 // ends soon: either a majority answers or this member stops leading. A leader
 // hands over to another member, so that nobody has to miss it first.
 func (l *Log) Close() error {
+	l.leave.Do(func() { close(l.leaving) })
 	l.calls.Lock()
 	again := l.closed
 	l.closed = true

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"stamp"
+	"stamp/extentstore/consensus/consensustest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -413,5 +415,53 @@ func BenchmarkPropose(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// TestBeginningCutShort opens a directory in which a crash has left nothing but
+// raft's first term.
+func TestBeginningCutShort(t *testing.T) {
+	opts := Options{Dir: t.TempDir(), ID: "a", Machine: &adder{}}
+	leaveTerm(t, opts, 1)
+	l := open(t, opts)
+	defer l.Close()
+	ready(t, l)
+	propose(t, l, 1)
+}
+
+// leaveTerm makes a directory with a term and nothing else.
+func leaveTerm(t *testing.T, opts Options, term uint64) {
+	t.Helper()
+	fillDefaults(&opts)
+	s, err := openStore(&opts, newLogger(opts.Log))
+	if err == nil {
+		err = errors.Join(s.SetUint64(keyTerm, term), s.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCommandTooLarge(t *testing.T) {
+	l := open(t, Options{Dir: t.TempDir(), ID: "a", Machine: &adder{}})
+	defer l.Close()
+	ready(t, l)
+	if _, err := l.Propose(t.Context(), make([]byte, MaxCommand+1)); stamp.KindOf(err) != stamp.Invalid || err == nil {
+		t.Errorf("got %v, want Invalid", err)
+	}
+	propose(t, l, 1)
+}
+
+// TestOpenClosesTransport fails to open: nothing is left of the transport.
+func TestOpenClosesTransport(t *testing.T) {
+	net := consensustest.New()
+	address := consensustest.Address(t)
+	opts := Options{Dir: t.TempDir(), ID: "a", Machine: &adder{}, MustExist: true}
+	leaveTerm(t, opts, 2)
+	for _, dir := range []string{filepath.Join(opts.Dir, "gone"), opts.Dir} {
+		opts.Dir, opts.Transport = dir, NewTransport(net.Listen(t, "a", address), nil)
+		if _, err := Open(opts); stamp.KindOf(err) != stamp.Corrupt || err == nil {
+			t.Errorf("got %v, want Corrupt", err)
+		}
 	}
 }

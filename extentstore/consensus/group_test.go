@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"stamp"
 	"stamp/extentstore/consensus/consensustest"
 )
@@ -598,5 +600,86 @@ func TestOneLeads(t *testing.T) {
 			defer g.mu.Unlock()
 			return fmt.Sprint(g.leads) != before
 		})
+	}
+}
+
+// TestJoiningMemberDoesNotStand keeps a member that may not vote from electing
+// itself: with the vote of one that lacks as much as it does, it would lead.
+func TestJoiningMemberDoesNotStand(t *testing.T) {
+	g := newGroup(t, "a", "b", "c")
+	leader := g.leader()
+	propose(t, g.log(leader), 1)
+	others := slices.DeleteFunc(g.names(), func(n string) bool { return n == leader })
+	joining := others[0]
+	for _, n := range others {
+		until(t, n+" has all", func() bool { return len(g.machine(n).all()) == 1 })
+	}
+	g.close(joining)
+	if err := os.WriteFile(filepath.Join(g.dir, joining, joiningFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.close(leader)
+	g.open(joining, nil)
+	// Nothing to wait for: no leader is what must not change.
+	for range 100 {
+		time.Sleep(10 * time.Millisecond)
+		if g.log(joining).Leads() || g.log(others[1]).Leads() {
+			t.Fatal("a member that may not vote was elected, or has elected another")
+		}
+	}
+	g.open(leader, nil)
+	propose(t, g.log(g.leader()), 2)
+	for _, n := range g.names() {
+		until(t, n+" has all", func() bool { return len(g.machine(n).all()) == 2 })
+	}
+}
+
+// TestDamagedMemberDoesNotLead makes a member lead whose log turns out to be
+// damaged: another one takes over.
+func TestDamagedMemberDoesNotLead(t *testing.T) {
+	g := newGroup(t, "a", "b", "c")
+	leader := g.leader()
+	propose(t, g.log(leader), 1)
+	others := slices.DeleteFunc(g.names(), func(n string) bool { return n == leader })
+	damaged := others[0]
+	err := error(stamp.Errorf(stamp.Corrupt, "test", "damaged"))
+	g.log(damaged).machine.damage.Store(&err)
+	until(t, "the damaged member is elected", func() bool {
+		n := g.leader(damaged)
+		f := g.log(n).raft.LeadershipTransferToServer(raft.ServerID(damaged), raft.ServerAddress(g.addresses[damaged]))
+		return f.Error() == nil
+	})
+	propose(t, g.log(g.leader(damaged)), 2)
+	// One that leads already.
+	leader = g.leader(damaged)
+	g.log(leader).machine.damage.Store(&err)
+	if _, err := g.log(leader).Propose(t.Context(), number(3)); stamp.KindOf(err) == stamp.Other || err == nil {
+		t.Errorf("a damaged leader: got %v", err)
+	}
+	propose(t, g.log(g.leader(damaged, leader)), 4)
+}
+
+// TestCloseWhileAdding closes a member that waits for one that is away.
+func TestCloseWhileAdding(t *testing.T) {
+	g := newGroup(t, "a")
+	l := g.log(g.leader())
+	added := make(chan error, 1)
+	go func() { added <- l.AddMember(context.Background(), Member{"b", consensustest.Address(t)}) }()
+	until(t, "b is a member", func() bool {
+		members, err := l.Members()
+		return err == nil && len(members) == 2
+	})
+	closed := make(chan struct{})
+	go func() {
+		g.close("a")
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Close does not return")
+	}
+	if err := <-added; stamp.KindOf(err) != stamp.Unavailable {
+		t.Errorf("AddMember: got %v, want Unavailable", err)
 	}
 }

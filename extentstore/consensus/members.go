@@ -119,7 +119,7 @@ func (l *Log) catchUp(ctx context.Context, m Member) error {
 			if l.raft.State() != raft.Leader {
 				return stamp.Errorf(stamp.Unavailable, "consensus.AddMember", "this member does not lead any more")
 			}
-		case <-l.stop:
+		case <-l.leaving:
 			return stamp.Errorf(stamp.Unavailable, "consensus.AddMember", "the log is closed")
 		case <-ctx.Done():
 			return stamp.Errorf(stamp.Timeout, "consensus.AddMember", "member %s at %s has not got the log yet: %w", m.ID, m.Address, context.Cause(ctx))
@@ -171,6 +171,8 @@ func (l *Log) RemoveMember(ctx context.Context, id string) error {
 func (l *Log) change(ctx context.Context, op string, fn func() error) error {
 	select {
 	case l.changing <- struct{}{}:
+	case <-l.leaving:
+		return stamp.Errorf(stamp.Unavailable, op, "the log is closed")
 	case <-ctx.Done():
 		return stamp.Errorf(stamp.Timeout, op, "another change of the members is under way: %w", context.Cause(ctx))
 	}

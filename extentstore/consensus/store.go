@@ -64,6 +64,33 @@ func (s *store) DeleteRange(from, to uint64) error {
 
 func (s *store) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
 
+// forgetBeginning takes back the beginning of a log that a crash has cut short:
+// raft notes its first term before the entry with the members, and then takes
+// the log for one that has lost it. A member that has promised anything to
+// others is in a later term, or has voted.
+func forgetBeginning(s *store, snaps raft.SnapshotStore) error {
+	term, err := s.GetUint64(keyTerm)
+	if err != nil || term != 1 {
+		return err
+	}
+	voted, err := s.GetUint64(keyVoted)
+	if err != nil || voted != 0 {
+		return err
+	}
+	last, err := s.LastIndex()
+	if err != nil || last != 0 {
+		return err
+	}
+	written, err := snaps.List()
+	if err != nil || len(written) != 0 {
+		return err
+	}
+	return s.SetUint64(keyTerm, 0)
+}
+
+// What raft notes beside the log; 0 if it never has.
+var keyTerm, keyVoted = []byte("CurrentTerm"), []byte("LastVoteTerm")
+
 // checkNotEmpty refuses a log that has voted but remembers nothing: its files
 // were lost or overwritten.
 func checkNotEmpty(dir string, logs raft.LogStore, snaps raft.SnapshotStore) error {

@@ -139,8 +139,20 @@ func (t *transport) heard(id string) peer {
 	return t.peers[raft.ServerID(id)]
 }
 
+// RequestVote implements raft.Transport. A member that may not vote may not
+// stand for election either: it would vote for itself.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if t.gate != nil && !t.gate.look() {
+		return errJoining
+	}
+	return t.Transport.RequestVote(id, target, args, resp)
+}
+
 // RequestPreVote implements raft.WithPreVote.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if t.gate != nil && !t.gate.look() {
+		return errJoining
+	}
 	return t.Transport.(raft.WithPreVote).RequestPreVote(id, target, args, resp)
 }
 
@@ -156,18 +168,20 @@ func (t *transport) Close() error {
 	return err
 }
 
-// A voteGate keeps a member that began with an empty directory from voting
-// until it holds all that it may have held before. A member that has lost its
-// directory has also forgotten whom it voted for and what it acknowledged: if
-// it voted, a leader could be elected that lacks acknowledged commands. The
-// state lasts over restarts, as a file in the log's directory:
+// A voteGate keeps a member that began with an empty directory from voting, and
+// from standing for election, until it holds all that it may have held before. A
+// member that has lost its directory has also forgotten whom it voted for and
+// what it acknowledged: if it voted, for another or for itself, a leader could be
+// elected that lacks acknowledged commands. The state lasts over restarts, as a
+// file in the log's directory:
 //
-//	closed  "joining" exists: votes are refused
+//	closed  "joining" exists: votes are refused, and not asked for
 //	open    a leader has shown, by an entry of its own term that stands in this
 //	        log and is applied, that this log holds all that was acknowledged
 type voteGate struct {
 	file string
 	out  chan raft.RPC
+	once sync.Once
 	stop chan struct{}
 	done chan struct{}
 
@@ -225,7 +239,7 @@ func (g *voteGate) start(in <-chan raft.RPC) {
 }
 
 func (g *voteGate) close() {
-	close(g.stop)
+	g.once.Do(func() { close(g.stop) })
 	<-g.done
 }
 
