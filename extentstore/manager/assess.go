@@ -43,10 +43,7 @@ const (
 func (u *Upkeep) look(it *Item) look {
 	var l look
 	for i, p := range it.places() {
-		state := isLost
-		if int(p) <= len(u.standing) {
-			state = copyState(u.standing[p-1])
-		}
+		state := copyState(u.standing[p-1])
 		if len(u.flaws) > 0 && (state == isGood || state == isLeaving) {
 			switch u.flaws[flawKey{it.ID, p - 1}].what {
 			case Unforced:
@@ -77,7 +74,7 @@ func (l *look) staying() int { return l.n[isGood] + l.n[isAway] + l.n[isMissing]
 
 // assess says how urgent the most urgent work on an extent is.
 func (u *Upkeep) assess(now time.Time, it *Item) uint8 {
-	if it.Garbage {
+	if it.Garbage || !u.knows(it) {
 		return idle
 	}
 	l := u.look(it)

@@ -299,7 +299,7 @@ func (k *keeper) tended(it *Item) (done, failed bool) {
 	now := k.m.opts.Clock.Now()
 	_, active := u.active[it.ID]
 	_, queued := u.queued[it.ID]
-	if active || queued {
+	if active || queued || !u.knows(it) {
 		return false, false
 	}
 	class := u.assess(now, it)

@@ -136,7 +136,7 @@ func (u *Upkeep) newCensus() Census {
 
 // count adds an extent to a census.
 func (u *Upkeep) count(c *Census, it *Item) {
-	if it.Garbage {
+	if it.Garbage || !u.knows(it) {
 		return
 	}
 	c.Extents++
@@ -355,6 +355,9 @@ func (u *Upkeep) judgeBalance() {
 func (u *Upkeep) Whole(it *Item) bool {
 	if j := u.active[it.ID]; j != nil && !j.InPlace {
 		return false // the copy elsewhere may be the one that is being made
+	}
+	if !u.knows(it) {
+		return false
 	}
 	l := u.look(it)
 	n := len(it.places())

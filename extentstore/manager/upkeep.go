@@ -2,6 +2,7 @@ package manager
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -353,6 +354,17 @@ func (u *Upkeep) suspect(now time.Time, in Suspect) {
 // verifyEvery is how often a reported replica is read through at most.
 const verifyEvery = time.Minute
 
+// knows reports whether heartbeats have told of all places of an extent. They
+// lag behind the state: what has a place on a newer disk waits for the next one.
+func (u *Upkeep) knows(it *Item) bool {
+	for _, p := range it.places() {
+		if int(p) > len(u.disks) {
+			return false
+		}
+	}
+	return true
+}
+
 // consider queues an extent if there is something to be done.
 func (u *Upkeep) consider(now time.Time, it *Item) {
 	class := u.assess(now, it)
@@ -471,7 +483,7 @@ func (u *Upkeep) copies() int {
 // second.
 func (u *Upkeep) refill(now time.Time) {
 	if u.opts.Rate <= 0 {
-		u.tokens = 1
+		u.tokens = math.Inf(1)
 		return
 	}
 	rate := float64(u.opts.Rate)

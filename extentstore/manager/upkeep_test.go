@@ -435,3 +435,53 @@ func TestUpkeepRandom(t *testing.T) {
 		})
 	}
 }
+
+// TestNewDisk places an extent on a disk that has been registered and of which
+// no heartbeat has told yet.
+func TestNewDisk(t *testing.T) {
+	for _, length := range []int64{-1, 1 << 20} {
+		y := newYard(t, 1, 3, 1, 3, UpkeepOptions{})
+		y.run(2 * time.Second)
+		y.command(registering("en3", "rack0", "", "en3/d0", "en3/d1"))
+		y.disks = append(y.disks, yardDisk{up: true, holds: map[extentstore.ExtentID]bool{}}, yardDisk{up: true, holds: map[extentstore.ExtentID]bool{}})
+		for range 40 {
+			y.create(extentstore.BlobData, length)
+		}
+		it, _ := y.state.Item(1)
+		y.step(Suspect{Item: it, Disk: it.Places[0] - 1, Flaw: Unforced})
+		c := y.core.newCensus()
+		for id := range extentstore.ExtentID(40) {
+			it, _ := y.state.Item(id + 1)
+			y.core.count(&c, &it)
+			y.core.Whole(&it)
+		}
+		y.run(3 * time.Second)
+		for _, j := range y.jobs {
+			if j.Work != Force {
+				t.Errorf("length %d: %v of %v begun, nothing is wrong with it", length, j.Work, j.Item.Places)
+			}
+		}
+		y.beat()
+		y.run(3 * time.Second)
+		for _, j := range y.jobs {
+			t.Errorf("length %d: %v begun after the heartbeat", length, j.Work)
+		}
+	}
+}
+
+// TestManyAtOnce begins as many copies as the disks allow, without waiting for
+// one of them to end.
+func TestManyAtOnce(t *testing.T) {
+	y := newYard(t, 1, 12, 1, 12, UpkeepOptions{})
+	for range 200 {
+		y.create(extentstore.BlobData, 1<<20)
+	}
+	y.disks[0].failed = true
+	y.beat()
+	y.now = y.now.Add(time.Second)
+	y.step(Tick{})
+	y.step(y.state.Page(*y.sweep, nil))
+	if len(y.jobs) < 5 {
+		t.Errorf("%d copies begun at once on 11 disks", len(y.jobs))
+	}
+}
