@@ -10,8 +10,11 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/consensus"
 	"stamp/extentstore/manager"
 	"stamp/extentstore/wire"
+	"stamp/partition/lock/host"
+	"stamp/partition/lock/remote"
 )
 
 // dialManagers makes the way to the StreamManager for a role of this process.
@@ -52,6 +55,11 @@ func (p *Process) openManager(ctx context.Context) error {
 		return err
 	}
 	p.onClose("connections to nodes", func(context.Context) error { return nodes.Close() })
+	locks, err := host.New(host.Options{Term: time.Duration(c.Lease), Log: p.log, Metrics: metrics})
+	if err != nil {
+		return err
+	}
+	p.onClose("lock service", func(context.Context) error { return locks.Close() })
 	peers, err := l.Raft(string(p.cfg.Self().Address))
 	if err != nil {
 		return err
@@ -60,6 +68,7 @@ func (p *Process) openManager(ctx context.Context) error {
 		Dir: filepath.Join(c.Directory, stateName), Nodes: nodes, Peers: peers, ID: p.cfg.Name, Stamp: p.stampID,
 		Replicas: c.Replicas, ExtentTarget: int64(c.ExtentSize), Grace: time.Duration(c.Grace),
 		Upkeep: manager.UpkeepOptions{Replicas: c.Replicas, Lazy: time.Duration(c.HealAfter)},
+		Guests: []consensus.Guest{locks.Guest()},
 		Log:    p.log, Metrics: metrics,
 	}
 	if !member.Join && !member.Begun {
@@ -80,7 +89,8 @@ func (p *Process) openManager(ctx context.Context) error {
 		}
 	}
 	server, err := wire.ServeManager(wire.ManagerOptions{
-		Listener: l, Manager: m, Registry: m, Operator: m, Self: p.cfg.Name, Leader: m.Leader, Log: p.log, Metrics: metrics,
+		Listener: l, Manager: m, Registry: m, Operator: m, Self: p.cfg.Name, Leader: m.Leader,
+		Services: []wire.Service{remote.Serve(locks)}, Log: p.log, Metrics: metrics,
 	})
 	if err != nil {
 		return err

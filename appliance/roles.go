@@ -10,6 +10,7 @@ import (
 	"stamp"
 	"stamp/appliance/admin"
 	"stamp/extentstore"
+	"stamp/extentstore/consensus"
 	"stamp/extentstore/disk"
 	"stamp/extentstore/manager"
 	"stamp/extentstore/node"
@@ -17,6 +18,7 @@ import (
 	"stamp/partition/account"
 	"stamp/partition/blob"
 	"stamp/partition/file"
+	"stamp/partition/lock/host"
 	"stamp/partition/server"
 )
 
@@ -25,6 +27,7 @@ type roles struct {
 	nodes    nodes
 	local    []*node.Node
 	manager  *manager.Manager
+	locks    *host.Service
 	streams  *stream.Client
 	ranges   *server.Server
 	accounts *account.Service
@@ -67,10 +70,17 @@ func (d *Dev) openStreamLayer(ctx context.Context) error {
 	if len(d.info.Missing) == len(ids) {
 		return stamp.Errorf(stamp.Unavailable, "appliance.OpenDev", "no disk of %s could be opened", d.loc.dir)
 	}
+	locks, err := host.New(host.Options{Log: d.log, Metrics: d.registry})
+	if err != nil {
+		return err
+	}
+	d.locks = locks
+	d.onClose("lock service", func(context.Context) error { return locks.Close() })
 	m, err := manager.Open(ctx, manager.Options{
 		Dir: filepath.Join(d.loc.dir, "manager"), Stamp: d.loc.label.Stamp,
 		Nodes: d.nodes, DiskIDs: ids, Replicas: replicas(len(ids)), ExtentTarget: d.sizes.extentTarget,
-		Log: d.log, Metrics: d.registry,
+		Guests: []consensus.Guest{locks.Guest()},
+		Log:    d.log, Metrics: d.registry,
 	})
 	if err != nil {
 		return err

@@ -73,6 +73,10 @@ type Manager struct {
 	HealAfter Duration `toml:"heal-after"`
 	// Grace is how long an extent stays after the last stream has let go of it.
 	Grace Duration `toml:"grace"`
+	// Lease is how long a PartitionServer that is not heard from keeps what it
+	// serves; what it had is served elsewhere soon after. A shorter one makes
+	// failovers faster and pauses of servers and managers dearer.
+	Lease Duration `toml:"lease"`
 }
 
 // Extent configures the role extent.
@@ -113,6 +117,7 @@ type Disk struct {
 const (
 	DefaultHealAfter = 10 * time.Minute
 	DefaultGrace     = time.Minute
+	DefaultLease     = 10 * time.Second
 	DefaultScrub     = 72 * time.Hour
 	DefaultTrash     = 24 * time.Hour
 	DefaultMemory    = 64 << 20
@@ -181,6 +186,7 @@ func (c *Config) fill() {
 		orDefault(&m.ExtentSize, extentstore.DefaultExtent)
 		orDefault(&m.HealAfter, Duration(DefaultHealAfter))
 		orDefault(&m.Grace, Duration(DefaultGrace))
+		orDefault(&m.Lease, Duration(DefaultLease))
 	}
 	if e := c.Extent; e != nil {
 		abs(&e.Journal)
@@ -279,6 +285,9 @@ func (c *Config) checkManager(say func(key, format string, args ...any)) {
 	}
 	if m.Replicas < 0 || m.Replicas > extentstore.MaxReplicas {
 		say("manager.replicas", "%d: want 1 to %d", m.Replicas, extentstore.MaxReplicas)
+	}
+	if m.Lease != 0 && (m.Lease < Duration(time.Second) || m.Lease > Duration(time.Minute)) {
+		say("manager.lease", "%s: want \"1s\" to \"1m\"", m.Lease)
 	}
 	if m.ExtentSize != 0 && (m.ExtentSize < 1<<20 || m.ExtentSize > 4<<30) {
 		say("manager.extent-size", "%s: want \"1 MiB\" to \"4 GiB\"", m.ExtentSize)

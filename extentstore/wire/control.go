@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"maps"
 	"net"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,14 +92,44 @@ type ManagerOptions struct {
 	Self   string
 	Leader func() (id, address string)
 
+	// Services are of other layers, on the same port: the same callers, and
+	// errors that travel in the same way.
+	Services []Service
+
 	Log     *slog.Logger          // nil means discard.
 	Metrics prometheus.Registerer // nil means none.
+}
+
+// A Service is a gRPC service that a manager serves for another layer.
+type Service struct {
+	Register func(grpc.ServiceRegistrar) // Required.
+	// May says which roles may call a method, by its full name
+	// ("/package.Service/Method"). Managers may call all; nobody else may call
+	// what is not in it.
+	May map[string][]Role
+}
+
+// CallerNamed fails with Denied unless the caller of a Service has one of the
+// roles under a name. Without TLS everybody is who he says.
+func CallerNamed(ctx context.Context, name string, roles ...Role) error {
+	who, err := caller(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range roles {
+		if who.named(r, name) {
+			return nil
+		}
+	}
+	return stamp.Errorf(stamp.Denied, "wire.Serve", "%v speaks for %s", who, name)
 }
 
 // A ManagerServer serves a member of the StreamManager over gRPC.
 type ManagerServer struct {
 	opts    ManagerOptions
 	metrics *controlMetrics
+	own     map[string]bool   // full names of this layer's services
+	may     map[string][]Role // by full name, of Services
 	grpc    *grpc.Server
 	work    sync.WaitGroup
 	once    sync.Once
@@ -127,7 +159,7 @@ func ServeManager(opts ManagerOptions) (*ManagerServer, error) {
 	if err := branch.claim(op); err != nil {
 		return nil, err
 	}
-	s := &ManagerServer{opts: opts}
+	s := &ManagerServer{opts: opts, may: map[string][]Role{}, own: map[string]bool{}}
 	var err error
 	if s.metrics, err = newControlMetrics(opts.Metrics, "served", "calls of the StreamManager that were served"); err != nil {
 		return nil, err
@@ -144,6 +176,13 @@ func ServeManager(opts ManagerOptions) (*ManagerServer, error) {
 	wirepb.RegisterRegistryServer(s.grpc, &registryServer{s: s})
 	wirepb.RegisterOperatorServer(s.grpc, &operatorServer{s: s})
 	wirepb.RegisterMembersServer(s.grpc, &membersServer{s: s})
+	for name := range s.grpc.GetServiceInfo() {
+		s.own[name] = true
+	}
+	for _, other := range opts.Services {
+		other.Register(s.grpc)
+		maps.Copy(s.may, other.May)
+	}
 	s.work.Go(func() {
 		if err := s.grpc.Serve(branch); err != nil {
 			opts.Log.Error("control has ended", "err", err)
@@ -197,6 +236,9 @@ func (s *ManagerServer) authorise(ctx context.Context, method string) error {
 	}
 	name := path.Base(method)
 	roles, limited := mayControl[name]
+	if !s.own[strings.TrimPrefix(path.Dir(method), "/")] {
+		roles, limited = s.may[method], true
+	}
 	if !limited || who.is(RoleManager) || who.is(roles...) {
 		return nil
 	}

@@ -213,12 +213,32 @@ func (m *Managers) next(failed *member) {
 // call makes a call of the member that leads. fn may be called several times,
 // with the state of an earlier attempt in its variables.
 func (m *Managers) call(ctx context.Context, op string, fn func(ctx context.Context, k *member) error) error {
+	return m.callFor(ctx, op, probeAfter, fn)
+}
+
+// Call makes a call of a Service of the member that leads, in the way of the
+// StreamManager's own. fn may be called several times. An answer that takes
+// longer than usual and 400 ms makes it look for another leader.
+func (m *Managers) Call(ctx context.Context, op string, usual time.Duration, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error {
+	return m.callFor(ctx, op, usual+probeAfter, func(ctx context.Context, k *member) error { return fn(ctx, k.conn) })
+}
+
+// Change is Call for what changes something: every attempt is under the same
+// name (extentstore.RequestID).
+func (m *Managers) Change(ctx context.Context, op string, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error {
+	named, end := m.requests.Begin(ctx)
+	defer end()
+	return m.Call(named, op, 0, fn)
+}
+
+// callFor is call with the time after which another leader is looked for.
+func (m *Managers) callFor(ctx context.Context, op string, probeAfter time.Duration, fn func(ctx context.Context, k *member) error) error {
 	patience, cancel := context.WithTimeout(ctx, m.opts.Patience)
 	defer cancel()
 	pause, doubt := firstRetry, false
 	for {
 		k := m.current()
-		err := m.attempt(ctx, k, fn)
+		err := m.attempt(ctx, k, probeAfter, fn)
 		if err == nil {
 			return nil
 		}
@@ -261,7 +281,7 @@ func wait(ctx, also context.Context, d time.Duration) bool {
 
 // attempt asks one member. If that takes long and another member says that it
 // leads, the attempt ends.
-func (m *Managers) attempt(ctx context.Context, k *member, fn func(ctx context.Context, k *member) error) error {
+func (m *Managers) attempt(ctx context.Context, k *member, probeAfter time.Duration, fn func(ctx context.Context, k *member) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var probing sync.WaitGroup
 	probing.Add(1)

@@ -102,5 +102,8 @@ func (h *Holder) Until() time.Duration {
 	return h.until
 }
 
+// Term is that of the lease, once it was opened.
+func (h *Holder) Term() time.Duration { return h.term }
+
 // Next is the boot time of the next call.
 func (h *Holder) Next() time.Duration { return h.next }
