@@ -318,11 +318,11 @@ func (s *share) advance(hold int64) (moved bool) {
 }
 
 // holdsUp reports whether this disk is the one for which little of the ring is
-// left to others.
-func (s *share) holdsUp() bool {
+// left to others, of which reserve segments are not for appends.
+func (s *share) holdsUp(reserve int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.head-s.tail+1 > s.count*3/4 && s.member.hold <= s.tail && len(s.members) > 1
+	return s.head-s.tail+1 > (s.count-reserve)*3/4 && s.member.hold <= s.tail && len(s.members) > 1
 }
 
 // diskFailed tells the ring that its disk has left service. A ring on the disk

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"stamp"
@@ -541,6 +542,54 @@ func TestHungDiskAndTheRing(t *testing.T) {
 	r.want(0, extentstore.ReplicaState{ID: 1, Length: 10_000})
 	if s, err := r.disk(1).Stat(context.Background(), 1); err == nil && !s.Doubtful || !r.disk(1).Lost() {
 		t.Errorf("got %+v, %v", s, err)
+	}
+}
+
+// TestPatienceWithAHungDisk: a disk that hangs has HangTimeout, but less while
+// others have no room in the ring because of it.
+func TestPatienceWithAHungDisk(t *testing.T) {
+	for _, pressed := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 2)
+			r.log = slog.LevelError + 1
+			r.open()
+			defer r.close()
+			for i := range 2 {
+				r.create(i, 1)
+				r.add(i, 1, streamtest.Pattern(1, 10_000))
+			}
+			release := make(chan struct{})
+			r.disks[1].SetFault(func(op sim.Op, name string, _ int64) error {
+				if op == sim.OpWrite && strings.HasPrefix(name, "extents/") {
+					<-release
+				}
+				return nil
+			})
+			failed := func() string {
+				s, err := r.disk(1).Disk(t.Context())
+				must(t, err)
+				return s.Failed
+			}
+			if pressed {
+				start := time.Now()
+				r.fill(0)
+				if took := time.Since(start); took < 10*time.Second || took > 12*time.Second {
+					t.Errorf("the ring was held up for %v", took)
+				}
+			} else {
+				go r.disk(1).FlushAll()
+				time.Sleep(28 * time.Second)
+				if why := failed(); why != "" {
+					t.Errorf("after 28 s, which hurt nobody: %s", why)
+				}
+				time.Sleep(4 * time.Second)
+			}
+			if why := failed(); !strings.Contains(why, "hangs") {
+				t.Errorf("pressed %v: %q", pressed, why)
+			}
+			r.add(0, 1, []byte("x"))
+			close(release)
+		})
 	}
 }
 

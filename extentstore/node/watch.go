@@ -54,7 +54,7 @@ func (n *Disk) watch() {
 			"files": n.writes.hangs(now),
 			"data":  n.sched.Stuck(),
 		} {
-			if hung > n.opts.HangTimeout || hung > ringPatience && n.journal.holdsUp() {
+			if hung > n.opts.HangTimeout || hung > ringPatience && n.journal.holdsUp(n.flusherSegments()) {
 				n.fail(fmt.Errorf("the disk hangs: nothing done for %v (%s)", hung.Round(time.Second), what))
 				return
 			}
