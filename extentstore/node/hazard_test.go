@@ -186,6 +186,28 @@ func TestStateLogIsDamagedAtItsEnd(t *testing.T) {
 	wantBytes(t, openSim(t, d), 1, 0, p)
 }
 
+// TestStateLogIsTornTwice: a crash has left the later sectors of a long group, and
+// not the first. The next group is shorter. What is behind it must not be found
+// later on.
+func TestStateLogIsTornTwice(t *testing.T) {
+	d := sim.NewDisk(1, 256<<20)
+	n := openSim(t, d)
+	create(t, n, 1)
+	must(t, n.FlushAll())
+	n.Shutdown()
+	f, err := d.Mount().Open("state", disk.Buffered)
+	must(t, err)
+	_, err = f.WriteAt(streamtest.Pattern(1, 8192), d.Size("state")+4096)
+	must(t, err)
+	must(t, f.SyncAll())
+	for id := extentstore.ExtentID(2); id <= 4; id++ {
+		n = openSim(t, d)
+		create(t, n, id)
+		must(t, n.FlushAll())
+		n.Shutdown()
+	}
+}
+
 // TestStateLogOfANewerVersion is refused: it is not a write that was cut short.
 func TestStateLogOfANewerVersion(t *testing.T) {
 	d := sim.NewDisk(1, 256<<20)

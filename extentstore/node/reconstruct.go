@@ -48,8 +48,8 @@ func (e *encoding) findTable(ctx context.Context, index int) (*erasure.Table, er
 		}
 		err := e.fetch(ctx, i, e.f.Length, p)
 		if err == nil {
-			t, err := erasure.DecodeTable(p, e.id, e.length, e.f)
-			if err == nil {
+			var t *erasure.Table
+			if t, err = erasure.DecodeTable(p, e.id, e.length, e.f); err == nil {
 				return t, nil
 			}
 		}

@@ -319,16 +319,31 @@ func nextStateGroup(p []byte, bad int64) (int64, bool) {
 	return 0, false
 }
 
-// append makes records durable.
+// append makes records durable. What a crash has left of a longer group than the
+// next one goes first: behind that one it would be damage.
 func (l *stateLog) append(records []extentState) error {
-	for len(records) > 0 {
-		n := min(len(records), 20000) // bounds the memory for a group
-		if err := l.appendGroup(records[:n]); err != nil {
+	if l.cut {
+		if err := l.f.Truncate(l.size); err != nil {
 			return err
 		}
-		records = records[n:]
+		l.cut = false
 	}
-	return syncError(l.f.Sync())
+	for {
+		n := min(len(records), 20000) // bounds the memory for a group
+		if n > 0 {
+			if err := l.appendGroup(records[:n]); err != nil {
+				l.cut = true // a part of it may be there
+				return err
+			}
+		}
+		// One by one: a group without the one before it would be damage.
+		if err := l.f.Sync(); err != nil {
+			return syncError(err)
+		}
+		if records = records[n:]; len(records) == 0 {
+			return nil
+		}
+	}
 }
 
 func (l *stateLog) appendGroup(records []extentState) error {
