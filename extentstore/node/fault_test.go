@@ -468,31 +468,34 @@ func TestHungDisk(t *testing.T) {
 }
 
 func TestBackPressure(t *testing.T) {
-	d := sim.NewDisk(1, 256<<20)
-	n := openSim(t, d, func(o *node.Options) { o.MaxUnflushed = 2 << 20; o.JournalSize = 32 << 20 })
-	create(t, n, 1)
-	release := make(chan struct{})
-	d.SetFault(func(op sim.Op, name string, _ int64) error {
-		if op == sim.OpWrite && strings.HasPrefix(name, "extents/") {
-			<-release
+	synctest.Test(t, func(t *testing.T) {
+		d := sim.NewDisk(1, 256<<20)
+		n := openSim(t, d, func(o *node.Options) { o.MaxUnflushed = 2 << 20; o.JournalSize = 32 << 20 })
+		create(t, n, 1)
+		release := make(chan struct{})
+		d.SetFault(func(op sim.Op, name string, _ int64) error {
+			if op == sim.OpWrite && strings.HasPrefix(name, "extents/") {
+				<-release
+			}
+			return nil
+		})
+		total := 0
+		var err error
+		for err == nil && total < 20<<20 {
+			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			_, err = n.Append(ctx, 1, []extentstore.Block{extentstore.NewBlock(make([]byte, 100_000))})
+			cancel()
+			total += 100_000
 		}
-		return nil
+		wantKind(t, err, stamp.Busy)
+		if total > 5<<20 {
+			t.Errorf("%d bytes in memory, 2 MiB are allowed", total)
+		}
+		close(release)
+		_, err = add(n, 1, make([]byte, 100_000))
+		must(t, err)
+		n.Shutdown()
 	})
-	total := 0
-	var err error
-	for err == nil && total < 20<<20 {
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		_, err = n.Append(ctx, 1, []extentstore.Block{extentstore.NewBlock(make([]byte, 100_000))})
-		cancel()
-		total += 100_000
-	}
-	wantKind(t, err, stamp.Busy)
-	if total > 5<<20 {
-		t.Errorf("%d bytes in memory, 2 MiB are allowed", total)
-	}
-	close(release)
-	_, err = add(n, 1, make([]byte, 100_000))
-	must(t, err)
 }
 
 func TestTooManyUnsealed(t *testing.T) {

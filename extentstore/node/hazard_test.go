@@ -128,8 +128,12 @@ func TestTornFirstRecord(t *testing.T) {
 // node takes, while others fill the ring: the flusher must have room to write
 // them all again.
 func TestManyTails(t *testing.T) {
+	ring, each := int64(64<<20), 100
+	if testing.Short() {
+		ring, each = 32<<20, 50
+	}
 	d := sim.NewDisk(1, 1<<30)
-	n := openSim(t, d, func(o *node.Options) { o.JournalSize = 64 << 20 })
+	n := openSim(t, d, func(o *node.Options) { o.JournalSize = ring })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for id := extentstore.ExtentID(1); ; id++ {
@@ -146,7 +150,7 @@ func TestManyTails(t *testing.T) {
 		go func() {
 			p := make([]byte, 200<<10)
 			var err error
-			for i := 0; i < 100 && err == nil; i++ {
+			for i := 0; i < each && err == nil; i++ {
 				_, err = n.Append(ctx, 1+w, []extentstore.Block{extentstore.NewBlock(p)})
 			}
 			errs <- err
