@@ -56,6 +56,10 @@ func (h *handle) grow(n *Disk, need, target int64) error {
 	}
 	size = sectorUp(size)
 	err := h.f.Allocate(size)
+	if exact := sectorUp(need); disk.IsFull(err) && exact < size {
+		// Others have taken what seemed to be free.
+		size, err = exact, h.f.Allocate(exact)
+	}
 	if err == nil {
 		h.allocated = size
 	}

@@ -161,6 +161,24 @@ func TestManyTails(t *testing.T) {
 	}
 }
 
+// TestTheLastStepIsShorter: an extent is not refused for want of what it takes
+// ahead of its need.
+func TestTheLastStepIsShorter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := sim.NewDisk(1, 256<<20)
+		n := openSim(t, d)
+		create(t, n, 1)
+		_, err := add(n, 1, make([]byte, 300<<10))
+		must(t, err)
+		sp, err := d.Mount().Space()
+		must(t, err)
+		d.SetCapacity(sp.Capacity - sp.Free + 700<<10) // somebody else was faster
+		_, err = add(n, 1, make([]byte, 900<<10))
+		must(t, err)
+		n.Shutdown()
+	})
+}
+
 // TestStateLogIsDamagedAtItsEnd damages the last group of the state log when the
 // journal no longer has what it held: that is no write that a crash cut short.
 func TestStateLogIsDamagedAtItsEnd(t *testing.T) {
