@@ -26,7 +26,11 @@ var (
 // TestCrash cuts the power before and after syncs at random moments under
 // load, opens the node again and checks it against what was acknowledged.
 func TestCrash(t *testing.T) {
-	for seed := *first; seed < *first+uint64(*seeds); seed++ {
+	n := *seeds
+	if testing.Short() {
+		n = *seeds / 3
+	}
+	for seed := *first; seed < *first+uint64(n); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			newCrasher(t, seed).run()

@@ -42,6 +42,7 @@ type Disk struct {
 	dirSync    groupSync
 	copies     *Copier
 	sending    atomic.Int64 // bytes on their way to secondaries
+	ballast    atomic.Int64 // size of that file, 0: none
 	metrics    *metrics
 
 	states *stateLog  // used under rounds
@@ -143,6 +144,7 @@ func (n *Disk) start(damaged bool) error {
 		return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: the trash: %w", n.disk, err)
 	}
 	n.maxUnsealed = n.journal.tailLimit()
+	n.holdBallast()
 	if err := n.settle(damaged); err != nil {
 		return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: %w", n.disk, err)
 	}

@@ -56,6 +56,11 @@ func (n *Disk) flusher() {
 // is survived: the bytes stay in memory and on the journal, and appends wait.
 func (n *Disk) roundFailed(err error) {
 	if disk.IsFull(err) {
+		if n.dropBallast() {
+			n.opts.Log.Warn("the disk was filled by somebody else: its ballast goes, for what rests on the journal", "node", n.opts.ID, "disk", n.opts.Options.ID, "error", err)
+			n.wake()
+			return
+		}
 		n.space.refresh(n)
 		n.starved.Store(true)
 		n.memoryFreed() // those who wait are told Full

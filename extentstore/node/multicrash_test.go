@@ -26,7 +26,7 @@ func TestCrashOfSeveralDisks(t *testing.T) {
 	t.Run("seeds", func(t *testing.T) {
 		n := *seeds / 2
 		if testing.Short() {
-			n = *seeds / 4
+			n = *seeds / 10
 		}
 		for seed := *first; seed < *first+uint64(n); seed++ {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {

@@ -77,6 +77,7 @@ func (n *Disk) reclaimer() {
 			return
 		}
 		n.emptyTrash(ctx)
+		n.holdBallast()
 		if now := n.opts.Clock.Now(); n.registry() != nil && !now.Before(next) {
 			var ok bool
 			suspects, ok = n.judgeAll(ctx, suspects)

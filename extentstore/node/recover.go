@@ -22,6 +22,9 @@ func (n *Disk) load() error {
 	wrap := func(what string, err error) error {
 		return stamp.Errorf(stamp.Corrupt, "node.Open", "%s: %s: %w", n.disk, what, err)
 	}
+	if err := n.findBallast(); err != nil {
+		return wrap("find the ballast", err)
+	}
 	n.space.refresh(n)
 	n.space.reserve = n.opts.Reserve
 	if n.opts.Reserve == 0 {

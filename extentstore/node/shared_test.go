@@ -593,6 +593,52 @@ func TestPatienceWithAHungDisk(t *testing.T) {
 	}
 }
 
+// TestFullNeighbour has somebody else fill a disk of which bytes rest on the
+// journal. It takes nothing more, and the others do not notice.
+func TestFullNeighbour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		r.log = slog.LevelError + 1
+		r.change = func(o *node.Options) { o.Disks[1].Reserve = 32 << 20 }
+		r.open()
+		defer r.close()
+		if r.disks[1].Size("ballast") != 8<<20 {
+			t.Fatalf("ballast of %d bytes", r.disks[1].Size("ballast"))
+		}
+		p := streamtest.Pattern(1, 2_000_000)
+		for id := extentstore.ExtentID(1); id <= 2; id++ {
+			r.create(1, id)
+			for at := 0; at < len(p); at += 100_000 {
+				r.add(1, id, p[at:at+100_000])
+			}
+		}
+		sp, err := r.disks[1].Mount().Space()
+		must(t, err)
+		r.disks[1].SetCapacity(sp.Capacity - sp.Free)
+		r.fill(0)
+		r.fill(0)
+		time.Sleep(time.Second)
+		_, err = add(r.disk(1), 1, []byte("x"))
+		wantKind(t, err, stamp.Full)
+		r.disks[1].Crash()
+		r.journal.Crash()
+		r.disks[0].Crash()
+		r.reopen()
+		for id := extentstore.ExtentID(1); id <= 2; id++ {
+			wantBytes(t, r.disk(1), id, 0, p)
+		}
+		if r.disk(1).Lost() || r.disks[1].Size("ballast") > 0 {
+			t.Errorf("lost %v, ballast of %d bytes", r.disk(1).Lost(), r.disks[1].Size("ballast"))
+		}
+		r.disks[1].SetCapacity(256 << 20)
+		time.Sleep(3 * time.Second)
+		if r.disks[1].Size("ballast") != 8<<20 {
+			t.Errorf("ballast of %d bytes, with space again", r.disks[1].Size("ballast"))
+		}
+		r.add(1, 1, []byte("x"))
+	})
+}
+
 // TestEmptyMountPoint: a disk that was claimed is not formatted again because
 // its directory is empty.
 func TestEmptyMountPoint(t *testing.T) {

@@ -37,6 +37,7 @@ func (s *space) refresh(n *Disk) {
 	if err != nil {
 		return // the figure of before stands; a broken disk shows elsewhere
 	}
+	now.Free += n.ballast.Load() // within the reserve
 	s.mu.Lock()
 	s.last, s.at, s.taken = now, time.Now(), n.unflushed.Load()
 	s.mu.Unlock()
