@@ -100,10 +100,11 @@ type Manager struct {
 	log     *consensus.Log
 	metrics *metrics
 
-	opened chan struct{} // closed when log and metrics are set
-	begun  chan error    // what became of the first time that it led
-	stop   context.CancelFunc
-	work   sync.WaitGroup // what does not depend on leading
+	opened   chan struct{} // closed when log and metrics are set
+	begun    chan error    // what became of the first time that it led
+	labelled chan struct{} // closed when the label says that the directory holds a stamp
+	stop     context.CancelFunc
+	work     sync.WaitGroup // what does not depend on leading
 
 	mu   sync.RWMutex // guards the field below
 	lead *leader      // nil while this member does not lead
@@ -123,7 +124,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: opts, stampID: lab.Stamp, machine: newMachine(), opened: make(chan struct{}), begun: make(chan error, 1)}
+	m := &Manager{opts: opts, stampID: lab.Stamp, machine: newMachine(), opened: make(chan struct{}), begun: make(chan error, 1), labelled: make(chan struct{})}
 	if m.metrics, err = newMetrics(opts.Metrics, m); err != nil {
 		return nil, err
 	}
@@ -182,6 +183,18 @@ func (m *Manager) keepLabel(ctx context.Context, lab label) {
 		m.opts.Log.Error("this member does not serve", "err", err)
 		m.machine.fail(err)
 	}
+	close(m.labelled)
+}
+
+// awaitLabel waits until the label is written: before that the next start may
+// take the log for the remains of one that has served nobody.
+func (m *Manager) awaitLabel(ctx context.Context) error {
+	select {
+	case <-m.labelled:
+		return m.machine.view(func(*State) error { return nil })
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // leadOnce is this member's work while it leads.
@@ -189,6 +202,9 @@ func (m *Manager) leadOnce(ctx context.Context, _ *consensus.Log) {
 	<-m.opened
 	l := newLeader(m, ctx)
 	err := l.introduce(ctx)
+	if err == nil {
+		err = m.awaitLabel(ctx)
+	}
 	if err == nil {
 		err = l.knowDisks()
 	}

@@ -339,3 +339,23 @@ func TestCallerGone(t *testing.T) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 }
+
+// TestLabelBeforeService cannot note that a new directory holds a stamp: it must
+// not serve then, as the next start would throw away what it acknowledged.
+func TestLabelBeforeService(t *testing.T) {
+	dir := t.TempDir()
+	ok(t, os.WriteFile(filepath.Join(dir, "manager.json"), []byte(`{"format":1,"role":"manager","stamp":"s","state":"new"}`), 0o600))
+	ok(t, os.Mkdir(filepath.Join(dir, "manager.json.tmp"), 0o700)) // in the way of the next label
+	m, err := manager.Open(limit(t), manager.Options{Dir: dir, Nodes: streamtest.New(t, streamtest.Options{Nodes: 1, Fake: true})})
+	if err == nil {
+		_, _, err := m.Acquire(limit(t), "/a/", 0)
+		t.Errorf("it serves: %v", err)
+		ok(t, m.Close())
+	} else if stamp.KindOf(err) != stamp.Unavailable {
+		t.Errorf("got %v, want Unavailable", err)
+	}
+	ok(t, os.Remove(filepath.Join(dir, "manager.json.tmp")))
+	m, err = manager.Open(limit(t), manager.Options{Dir: dir, Nodes: streamtest.New(t, streamtest.Options{Nodes: 1, Fake: true})})
+	ok(t, err)
+	ok(t, m.Close())
+}

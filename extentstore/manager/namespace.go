@@ -16,6 +16,9 @@ func (m *Manager) MultiModify(ctx context.Context, epochs map[string]stamp.Epoch
 }
 
 func (m *leader) modify(ctx context.Context, epochs map[string]stamp.Epoch, ops []extentstore.Op) (infos []extentstore.StreamInfo, err error) {
+	if len(ops) == 0 || len(ops) > MaxOps {
+		return nil, stamp.Errorf(stamp.Invalid, "manager.MultiModify", "%d operations", len(ops))
+	}
 	c := &command.Modify{Epochs: make(map[string]uint64, len(epochs))}
 	for folder, epoch := range epochs {
 		c.Epochs[folder] = uint64(epoch)
@@ -78,6 +81,12 @@ func fail(births []*birth, err error) {
 // node did not create.
 func (m *leader) settle(ctx context.Context, births []*birth, ops []extentstore.Op, epochs map[string]stamp.Epoch, infos []extentstore.StreamInfo) error {
 	next := 0
+	defer func() {
+		for _, b := range births[next:] {
+			b.wait()
+			m.ids.done(b.spec.ID)
+		}
+	}()
 	for i := range ops {
 		if !ops[i].First {
 			continue

@@ -24,11 +24,7 @@ func (m *Manager) Status(ctx context.Context) (status extentstore.Status, err er
 }
 
 func (m *leader) status(ctx context.Context) (extentstore.Status, error) {
-	members, err := m.Members()
-	if err != nil {
-		return extentstore.Status{}, err
-	}
-	status := extentstore.Status{Stamp: m.stampID, Members: members, Policies: map[extentstore.StreamKind]extentstore.Code{}}
+	status := extentstore.Status{Stamp: m.stampID, Policies: map[extentstore.StreamKind]extentstore.Code{}}
 	space, err := m.space(ctx)
 	if err != nil {
 		return status, err

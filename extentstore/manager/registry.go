@@ -74,9 +74,10 @@ func (m *Manager) Known() (nodes []extentstore.NodeInfo) {
 	return nodes
 }
 
-// Judge implements extentstore.Registry. The state is read before leadership is
-// confirmed for the answer, with ids that are pending looked at before that: one
-// that is not pending any more is in the state, or never will be.
+// Judge implements extentstore.Registry. Which ids are pending is looked at first:
+// one that is not any more is in the state, or never will be. Then leadership is
+// confirmed, so that no other member had issued any of them when the disk asked,
+// and then the state is read.
 func (m *Manager) Judge(ctx context.Context, of extentstore.StampID, on extentstore.DiskID, ids []extentstore.ExtentID) ([]extentstore.Verdict, error) {
 	return ask(m, ctx, "judge", func(ctx context.Context, l *leader) ([]extentstore.Verdict, error) {
 		if err := m.checkStamp("manager.Judge", of); err != nil {
