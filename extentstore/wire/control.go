@@ -304,7 +304,9 @@ func (s *ManagerServer) toStatus(err error) error {
 		return nil
 	}
 	kind, op, what := describe(err)
-	f := &wirepb.Failure{Kind: uint32(kind), Op: op, What: what}
+	// A message with other bytes in its texts does not travel, and the kind with
+	// it: the name of a stream may have been cut off in the middle of a letter.
+	f := &wirepb.Failure{Kind: uint32(kind), Op: strings.ToValidUTF8(op, "?"), What: strings.ToValidUTF8(what, "?")}
 	if kind == stamp.Unavailable {
 		if id, address := s.opts.Leader(); id != s.opts.Self {
 			f.Leader = address

@@ -145,6 +145,9 @@ func (c *session) keep(every, longest time.Duration) {
 	}
 }
 
+// maxSignals is the number of pings and pongs that may wait to be written.
+const maxSignals = 64
+
 // signal is a frame without a call.
 func signal(kind byte) *outgoing {
 	o := &outgoing{head: begin(nil)}
@@ -158,6 +161,10 @@ func (c *session) receive() error {
 	h, meta, err := c.in.next()
 	if err != nil {
 		return err
+	}
+	// A client that keeps to its allowance has no more answers coming.
+	if n := c.w.waiting(); n > nClasses*2*c.s.opts.Calls+maxSignals {
+		return stamp.Errorf(stamp.Busy, "wire.Serve", "the client does not read its answers, %d wait for it", n)
 	}
 	switch h.kind {
 	case typePing:

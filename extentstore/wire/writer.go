@@ -105,6 +105,13 @@ func (w *writer) put(o *outgoing) bool {
 	return true
 }
 
+// waiting is the number of frames that wait to be written.
+func (w *writer) waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.small) + len(w.large)
+}
+
 // revoke makes sure that the writer does not touch a frame any more, and
 // reports whether it was taken out before a byte of it was sent.
 func (w *writer) revoke(o *outgoing) (unsent bool) {
