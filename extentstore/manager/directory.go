@@ -11,8 +11,9 @@ import (
 // Limits of what is registered. Indexes of disks have 16 bits in an extent.
 const (
 	maxDisks        = 1<<16 - 2
-	maxNodeName     = 128 // bytes; of a disk's name twice as much
-	maxNodeLocation = 256 // bytes of rack and address
+	maxNodeDisks    = 1024 // that ever were; so that one node cannot use up all indexes
+	maxNodeName     = 128  // bytes; of a disk's name twice as much
+	maxNodeLocation = 256  // bytes of rack and address
 )
 
 // register makes a node known, or known at another place or with more disks.
@@ -54,6 +55,21 @@ func (s *State) mayRegister(c *command.Register) error {
 		return stamp.Errorf(stamp.Invalid, "manager", "node %s: a stamp has at most %d nodes and disks", c.Node, maxDisks)
 	}
 	return nil
+}
+
+// disksWith counts the disks of a node, those that it registers among them.
+func (s *State) disksWith(c *command.Register) (n int) {
+	for _, d := range s.disks {
+		if string(d.id.Node()) == c.Node {
+			n++
+		}
+	}
+	for _, name := range c.Disks {
+		if _, known := s.diskIndex(extentstore.DiskID(name)); !known {
+			n++
+		}
+	}
+	return n
 }
 
 // registered reports whether registering would change nothing.

@@ -213,7 +213,7 @@ func (m *Manager) Drain(ctx context.Context, what string, on bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := l.propose(ctx, &command.Command{What: &command.Command_Drain{Drain: c}}); err != nil {
+	if _, err := l.propose(ctx, &command.Command{What: &command.Command_Drain{Drain: c}, Request: requestOf(ctx)}); err != nil {
 		return err
 	}
 	l.todo.heartbeat()
@@ -229,7 +229,7 @@ func (m *Manager) SetPolicy(ctx context.Context, kind extentstore.StreamKind, co
 	}
 	defer leave()
 	c := &command.Policy{Kind: uint32(kind), Code: uint32(code)}
-	if _, err := l.propose(ctx, &command.Command{What: &command.Command_Policy{Policy: c}}); err != nil {
+	if _, err := l.propose(ctx, &command.Command{What: &command.Command_Policy{Policy: c}, Request: requestOf(ctx)}); err != nil {
 		return err
 	}
 	l.todo.heartbeat()

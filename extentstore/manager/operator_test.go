@@ -203,3 +203,42 @@ func TestCoding(t *testing.T) {
 	ok(t, coded())
 	ok(t, l.Manager.Check(limit(t)))
 }
+
+// TestOperatorSentAgain lets an operator's command come again, late.
+func TestOperatorSentAgain(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 4, Fake: true})
+	victim := status(t, l).Disks[0].ID
+	requests := extentstore.NewRequests()
+	first, end := requests.Begin(limit(t))
+	defer end()
+	on := func() error { return l.Manager.Drain(first, string(victim), true) }
+	ok(t, on())
+	if d := diskOf(status(t, l), victim); !d.Draining {
+		t.Fatalf("not draining: %+v", d)
+	}
+	ok(t, l.Manager.Drain(limit(t), string(victim), false))
+	ok(t, on())
+	if d := diskOf(status(t, l), victim); d.Draining {
+		t.Errorf("the first command had its effect twice: %+v", d)
+	}
+	set, end := requests.Begin(limit(t))
+	defer end()
+	code := func() error { return l.Manager.SetPolicy(set, extentstore.BlobData, extentstore.RS63) }
+	ok(t, code())
+	ok(t, l.Manager.SetPolicy(limit(t), extentstore.BlobData, extentstore.NoCode))
+	ok(t, code())
+	if p := status(t, l).Policies; len(p) > 0 {
+		t.Errorf("the policy was set twice: %v", p)
+	}
+}
+
+// TestTooManyDisks keeps one node from using up the indexes of all.
+func TestTooManyDisks(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 1, Fake: true})
+	node := extentstore.NodeInfo{ID: "en1"}
+	for i := range 2000 {
+		node.Disks = append(node.Disks, extentstore.DiskID(fmt.Sprintf("en1/d%d", i)))
+	}
+	_, err := l.Manager.Register(limit(t), "", node)
+	wantKind(t, err, stamp.Invalid)
+}

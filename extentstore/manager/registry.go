@@ -27,6 +27,9 @@ func (m *Manager) Register(ctx context.Context, of extentstore.StampID, node ext
 		known := false
 		err := m.read(ctx, func(s *State) error {
 			known = s.registered(c)
+			if n := s.disksWith(c); n > maxNodeDisks {
+				return stamp.Errorf(stamp.Invalid, "manager.Register", "node %s would have had %d disks, %d are allowed", node.ID, n, maxNodeDisks)
+			}
 			return s.mayRegister(c)
 		})
 		if err != nil {
