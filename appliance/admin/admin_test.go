@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -204,6 +205,13 @@ func TestContentBreaksOff(t *testing.T) {
 	if err != nil || len(b) != 2<<20-10 || b[0] != 10 {
 		t.Errorf("a part: %d bytes, %v; want %d", len(b), err, 2<<20-10)
 	}
+	if r, err = c.Content(ctx, "/a/0000", 10, math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, r); err == nil || n == 0 {
+		t.Errorf("more than there is: %d bytes, %v; want some and an error", n, err)
+	}
+	r.Close()
 	r, err = c.Content(ctx, "/a/0000", 0, -1)
 	if err != nil {
 		t.Fatal(err)

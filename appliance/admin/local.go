@@ -99,8 +99,8 @@ func (l *Local) Content(ctx context.Context, name string, offset, length int64) 
 		return nil, stamp.Errorf(stamp.InvalidRange, "admin", "stream %s has %d bytes, none at %d", name, total, offset)
 	}
 	end := total
-	if length >= 0 {
-		end = min(end, offset+length)
+	if length >= 0 && length < total-offset {
+		end = offset + length
 	}
 	return &content{ctx: ctx, streams: l.Reader, name: name, at: offset, end: end}, nil
 }
