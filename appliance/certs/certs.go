@@ -229,8 +229,8 @@ func writePair(dir, certFile, keyFile string, der []byte, key crypto.Signer) err
 	return replace(filepath.Join(dir, certFile), encodeCert(der), 0o644)
 }
 
-// replace writes a file beside its place and renames it there. It never exists
-// with a wider mode than asked for.
+// replace writes a file beside its place and renames it there; it is durable on
+// return. It never exists with a wider mode than asked for.
 func replace(name string, b []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-") // mode 0600
 	if err != nil {
@@ -250,7 +250,14 @@ func replace(name string, b []byte, mode os.FileMode) error {
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func readCert(name string) (*x509.Certificate, error) {
