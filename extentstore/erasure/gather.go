@@ -146,6 +146,37 @@ func (g *Gathering) Run(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// InTurn is Run for a caller that has nothing beside itself: it fetches one
+// fragment after the other, and none is late.
+func (g *Gathering) InTurn(ctx context.Context) ([]byte, error) {
+	const op = "erasure.Gather"
+	s := gathering{code: g.Code, want: SetOf(g.Want), order: g.Order}
+	shards := make([][]byte, g.Code.Total())
+	var worst error
+	for {
+		ask, ok := s.ask()
+		if !ok {
+			return nil, g.tooFew(op, worst, s.doubted)
+		}
+		for _, i := range ask.Numbers() {
+			p := make([]byte, g.Size)
+			err := g.Fetch(ctx, i, p)
+			s.asked &^= SetOf(i)
+			if err != nil {
+				s.failed |= SetOf(i)
+				worst = worse(worst, err)
+				g.tell(i, err)
+				continue
+			}
+			s.arrived |= SetOf(i)
+			shards[i] = p
+			if p, err := g.rebuild(&s, shards); p != nil || err != nil {
+				return p, err
+			}
+		}
+	}
+}
+
 func (g *Gathering) tell(fragment int, err error) {
 	if g.Failed != nil {
 		g.Failed(fragment, err)

@@ -90,7 +90,7 @@ func (u *Upkeep) assess(now time.Time, it *Item) uint8 {
 	case it.Code != extentstore.NoCode:
 		return u.assessFragments(it, &l)
 	case l.readable() == 0 && l.reported == 0:
-		return idle
+		return l.hope()
 	case l.n[isMissing] > 0 || l.reported > 0 || l.staying() < u.all.reachable(u.opts.Replicas):
 		return classHeal + uint8(max(0, l.readable()-1))
 	case l.n[isLeaving] > 0:
@@ -107,11 +107,32 @@ func (u *Upkeep) assess(now time.Time, it *Item) uint8 {
 	return idle
 }
 
+// hope is for an extent of which too little can be read to make a copy. One that
+// was found missing or too short may be whole by now: a node may have died just
+// before it could say so.
+func (l *look) hope() uint8 {
+	if l.n[isMissing] > 0 {
+		return classHeal
+	}
+	return idle
+}
+
+// stalest is the missing copy that was looked at longest ago.
+func (u *Upkeep) stalest(it *Item, l *look, places []uint16) (at int) {
+	at = -1
+	for i, p := range places {
+		if l.is[i] == isMissing && (at < 0 || u.flaws[flawKey{it.ID, p}].read.Before(u.flaws[flawKey{it.ID, places[at]}].read)) {
+			at = i
+		}
+	}
+	return at
+}
+
 func (u *Upkeep) assessFragments(it *Item, l *look) uint8 {
 	switch {
 	case l.n[isLost]+l.n[isMissing] > 0 || l.reported > 0:
-		if l.readable() < it.Code.Data() {
-			return idle
+		if l.readable() < it.Code.Data() && l.reported == 0 {
+			return l.hope()
 		}
 		return classHeal + uint8(max(0, it.Code.Tolerates()-(it.Code.Fragments()-l.readable())))
 	case l.n[isLeaving] > 0:
@@ -218,6 +239,9 @@ func (u *Upkeep) plan(now time.Time, it *Item) (j *Job, busy bool) {
 	if j.Work == Force || j.Work == SealNow {
 		return j, false
 	}
+	if !j.InPlace && j.Work != Encode && now.Sub(u.begun) < u.opts.Settle {
+		return nil, true
+	}
 	if u.isBusy(j.Disk, j.Bytes) || len(j.From) > 0 && u.isBusy(j.From[0], j.Bytes) ||
 		j.Work == Encode && u.nJobs[Encode] >= maxEncodes {
 		return nil, true
@@ -254,6 +278,9 @@ func (u *Upkeep) planReplicas(it *Item, l *look, places []uint16, class uint8) *
 		return j
 	case l.reported > 0:
 		j.Work, j.Disk = Verify, places[l.reported-1]
+		return j
+	case l.readable() == 0:
+		j.Work, j.Disk = Verify, places[u.stalest(it, l, places)]
 		return j
 	case class == classCode:
 		return u.planEncode(it, places)
@@ -374,7 +401,8 @@ func (u *Upkeep) candidates(it *Item, size int64, only []bool) []Candidate {
 	for i := range all {
 		c := &all[i]
 		c.Room -= u.busy[c.Index].incoming
-		if c.Room < size || only != nil && !only[c.Index] {
+		_, doomed := u.doomed[flawKey{it.ID, c.Index}]
+		if c.Room < size || only != nil && !only[c.Index] || doomed {
 			c.Usable = false
 		}
 		c.Avoid = c.Index+1 == avoid
@@ -425,8 +453,11 @@ func (u *Upkeep) planFragments(it *Item, l *look, places []uint16, class uint8) 
 		}
 		return j
 	}
-	if at := slices.Index(l.is[:len(places)], isMissing); at >= 0 {
+	if at := u.stalest(it, l, places); at >= 0 {
 		j.Work, j.Fragment, j.Disk = Reconstruct, at, places[at]
+		if l.readable() < it.Code.Data() {
+			j.Work = Verify
+		}
 		return j
 	}
 	if at := slices.Index(l.is[:len(places)], isLost); at >= 0 {

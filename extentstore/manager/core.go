@@ -1,7 +1,8 @@
 package manager
 
 import (
-	"math"
+	"maps"
+	"slices"
 	"time"
 
 	"stamp/extentstore"
@@ -46,14 +47,21 @@ func (s *State) Garbage(before, own time.Time, limit int) (condemn, forget []ext
 // Check looks for contradictions in the state, see Manager.Check.
 func (s *State) Check() error { return s.check() }
 
-// Compare says what is wrong with a disk that holds the replicas here, in the
-// order of their ids, and no others. pending tells which ids this leader is just
-// having created. Copies that have a place elsewhere now are not among them: see
-// Judge.
-func (s *State) Compare(disk extentstore.DiskID, here []extentstore.ReplicaState, pending func(extentstore.ExtentID) bool) (drop, foreign, force, missing []extentstore.ExtentID) {
-	var f findings
-	if index, known := s.diskIndex(disk); known {
-		s.comparePage(index, here, 0, math.MaxUint64, pending, pending, &f)
+// Candidates describes the disks that new extents may be placed on, as far as the
+// state knows them: the caller adds which are usable, and their room.
+func (s *State) Candidates() []Candidate {
+	all := make([]Candidate, 0, len(s.disks))
+	for i := range s.disks {
+		if c, ok := s.candidate(uint16(i)); ok {
+			all = append(all, c)
+		}
 	}
-	return f.drop, f.foreign, f.force, f.missing
+	return all
+}
+
+// Copy is a state of its own that begins as s is.
+func (s *State) Copy() *State {
+	c := s.freeze()
+	c.garbage, c.placed, c.diskAt, c.used = s.garbage.Copy(), maps.Clone(s.placed), maps.Clone(s.diskAt), slices.Clone(s.used)
+	return c
 }

@@ -20,9 +20,11 @@ import (
 //
 // Invariants:
 //
-//   - A copy is dropped only after the command by which it is no place of its
-//     extent any more is on the log, and by a leader who has confirmed after the
-//     disk was listed that it leads.
+//   - A copy is dropped only after the command by which its disk is no place of
+//     its extent any more is on the log, by a leader who has confirmed after the
+//     disk was listed that it leads, and while nothing else is under way for the
+//     extent. The disk is no place for it again until that order can no longer
+//     be on its way.
 //   - Fragments take the place of replicas only after every disk has said that
 //     its fragment is sealed at its length.
 //   - What is deleted as garbage was condemned on the log before, from when on it
@@ -56,8 +58,8 @@ type Hands interface {
 	Trust(disk extentstore.DiskID, fn func(t *sealing.Trust))
 	// Suspect says that something may be wrong with a copy: see Upkeep.
 	Suspect(id extentstore.ExtentID, disk extentstore.DiskID, flaw Flaw)
-	// Whole reports whether all copies of an extent can be relied on.
-	Whole(it *Item) bool
+	// Useless says that a disk has a copy for which it is no place: see Upkeep.
+	Useless(copy extentstore.ExtentID, disk extentstore.DiskID)
 	// SealNow seals an extent at what its replicas answer.
 	SealNow(ctx context.Context, id extentstore.ExtentID) (length int64, err error)
 }
@@ -96,9 +98,11 @@ func (e *Errands) Do(ctx context.Context, j *Job) Result {
 		err = e.encode(ctx, j)
 	case Reconstruct:
 		err = e.reconstruct(ctx, j)
+	case Drop:
+		r.Doomed, err = e.dropUseless(ctx, j)
 	}
 	if err == nil && !j.InPlace && j.Work != Encode {
-		err = e.move(ctx, j)
+		r.Doomed, err = e.move(ctx, j)
 	}
 	e.report(ctx, j, err)
 	switch {
@@ -264,31 +268,53 @@ func (e *Errands) checkFragments(ctx context.Context, f *extentstore.Fragments) 
 }
 
 // move puts the new places of an extent on the log, and drops the copies that
-// are not wanted any more.
-func (e *Errands) move(ctx context.Context, j *Job) error {
+// are not wanted any more. It returns the disks that may yet do so.
+func (e *Errands) move(ctx context.Context, j *Job) (doomed []uint16, err error) {
 	old := indexesOf(j.Item.places())
-	_, err := e.Propose(ctx, &command.Command{What: &command.Command_Move{Move: &command.Move{
+	_, err = e.Propose(ctx, &command.Command{What: &command.Command_Move{Move: &command.Move{
 		Extent: uint64(j.Item.ID), Old: toUint32(old), New: toUint32(j.Places), First: uint64(j.Item.First),
 	}}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	id, _ := j.copyOf()
-	e.drop(ctx, id, slices.DeleteFunc(old, func(d uint16) bool { return slices.Contains(j.Places, d) }))
-	return nil
+	return e.drop(ctx, id, left(j)), nil
+}
+
+// left are the places that an extent has before a job and not after it.
+func left(j *Job) []uint16 {
+	return slices.DeleteFunc(indexesOf(j.Item.places()), func(d uint16) bool { return slices.Contains(j.Places, d) })
+}
+
+// dropUseless deletes a copy that has a place elsewhere. That is done only after
+// it was confirmed that this member leads, and that nothing has changed.
+func (e *Errands) dropUseless(ctx context.Context, j *Job) (doomed []uint16, err error) {
+	err = e.Read(ctx, func(s *State) error {
+		if it, ok := s.Item(j.Item.ID); !ok || it != j.Item || it.on(j.Disk) {
+			return stamp.Errorf(stamp.ConditionNotMet, "manager.drop", "extent %v is not any more what it was when this was decided", j.Item.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e.drop(ctx, j.Copy, []uint16{j.Disk}), nil
 }
 
 // drop deletes what is on disks that are not places any more. What it misses,
-// the disks ask about themselves.
-func (e *Errands) drop(ctx context.Context, id extentstore.ExtentID, disks []uint16) {
-	for _, name := range e.disks(disks...) {
+// the disks ask about themselves. It returns the disks that were asked and have
+// not said that they did.
+func (e *Errands) drop(ctx context.Context, id extentstore.ExtentID, disks []uint16) (doomed []uint16) {
+	for i, name := range e.disks(disks...) {
 		if !e.Up(name) {
 			continue
 		}
 		if err := e.delete(ctx, id, name); err != nil {
+			doomed = append(doomed, disks[i])
 			e.Log.Debug("copy stays until its disk is reconciled", "extent", id, "disk", name, "err", err)
 		}
 	}
+	return doomed
 }
 
 func (e *Errands) delete(ctx context.Context, id extentstore.ExtentID, disk extentstore.DiskID) error {

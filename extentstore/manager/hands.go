@@ -62,7 +62,9 @@ func (h hands) Suspect(id extentstore.ExtentID, disk extentstore.DiskID, flaw Fl
 	h.m.todo.suspect(id, disk, flaw)
 }
 
-func (h hands) Whole(it *Item) bool { return h.m.todo.whole(it) }
+func (h hands) Useless(copy extentstore.ExtentID, disk extentstore.DiskID) {
+	h.m.todo.useless(copy, disk)
+}
 
 func (h hands) SealNow(ctx context.Context, id extentstore.ExtentID) (length int64, err error) {
 	return h.m.seal(ctx, id, -1)

@@ -15,7 +15,7 @@ import (
 )
 
 // quick lets a disk be away for no more than a moment.
-var quick = manager.UpkeepOptions{Lazy: 300 * time.Millisecond, CodeAge: time.Millisecond}
+var quick = manager.UpkeepOptions{Lazy: 300 * time.Millisecond, CodeAge: time.Millisecond, Settle: time.Nanosecond}
 
 // fill makes streams with one sealed extent each, and returns what is in them.
 func fill(t testing.TB, l *streamtest.Layer, kind extentstore.StreamKind, n, size int) map[extentstore.ExtentID][]byte {

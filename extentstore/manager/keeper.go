@@ -50,6 +50,23 @@ func (k *keeper) suspect(id extentstore.ExtentID, on extentstore.DiskID, flaw Fl
 	}
 }
 
+// useless notes that a disk has a copy for which it is no place.
+func (k *keeper) useless(id extentstore.ExtentID, on extentstore.DiskID) {
+	d := k.m.disk(on)
+	if d == nil {
+		return
+	}
+	var it Item
+	var ok bool
+	_ = k.m.machine.view(func(s *State) error { // a broken state has no items
+		it, ok = s.ItemOf(id)
+		return nil
+	})
+	if ok {
+		k.step(Useless{Item: it, Copy: id, Disk: d.index})
+	}
+}
+
 // len is the number of extents that wait for something to be done, or for which
 // it is being done.
 func (k *keeper) len() int {

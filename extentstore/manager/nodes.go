@@ -230,15 +230,13 @@ func withNode[T any](m *leader, ctx context.Context, id extentstore.DiskID, call
 // candidates describes the disks for placing an extent of a kind.
 func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []Candidate {
 	disks := m.allDisks()
-	list := make([]Candidate, 0, len(disks))
+	var list []Candidate
 	_ = m.machine.view(func(s *State) error { // a broken state places nothing
-		for _, d := range disks {
-			if c, ok := s.candidate(d.index); ok {
-				list = append(list, c)
-			}
-		}
+		list = s.Candidates()
 		return nil
 	})
+	// Not those that were registered a moment ago.
+	list = slices.DeleteFunc(list, func(c Candidate) bool { return int(c.Index) >= len(disks) })
 	for i := range list {
 		c := &list[i]
 		d := disks[c.Index]

@@ -85,6 +85,11 @@ func (u *Upkeep) page(now time.Time, in Page) {
 			delete(u.flaws, key)
 		}
 	}
+	for key, until := range u.doomed {
+		if now.After(until) {
+			delete(u.doomed, key)
+		}
+	}
 	for id, w := range u.waits {
 		if now.Sub(w.until) > maxWait {
 			delete(u.waits, id)

@@ -97,7 +97,10 @@ func (e *Errands) Reconcile(ctx context.Context, disk extentstore.DiskID, truste
 	for _, id := range f.force {
 		e.Suspect(id, disk, Unforced)
 	}
-	for _, id := range e.useless(ctx, disk, &f) {
+	for _, id := range f.elsewhere {
+		e.Useless(id, disk)
+	}
+	for _, id := range f.drop {
 		if err := e.delete(ctx, id, disk); err != nil {
 			e.Log.Debug("replica not dropped", "extent", id, "disk", disk, "err", err)
 			break
@@ -217,7 +220,7 @@ func (s *State) compare(disk uint16, r *extentstore.ReplicaState, f *findings) {
 		if length != unsealed && !e.condemned && (!r.Sealed || r.Length != length) {
 			f.force = append(f.force, r.ID)
 		}
-	case known:
+	case known && !e.condemned:
 		f.elsewhere = append(f.elsewhere, r.ID)
 	case r.ID >= s.next:
 		f.foreign = append(f.foreign, r.ID)
@@ -265,33 +268,4 @@ func (e *Errands) noteMissing(ctx context.Context, disk extentstore.DiskID, f *f
 		e.Log.Error("disk has lost all its replicas", "disk", disk, "extents", len(f.missing))
 	}
 	return nil
-}
-
-// useless says which of the copies that were found on a disk are worth nothing
-// any more. That is said only after it was confirmed that this member leads: one
-// that was deposed may not know that the next has moved a copy here. Of copies
-// that have a place elsewhere, those that may still be needed are asked about by
-// the disk later on.
-func (e *Errands) useless(ctx context.Context, disk extentstore.DiskID, f *findings) (drop []extentstore.ExtentID) {
-	if len(f.drop)+len(f.elsewhere) == 0 {
-		return nil
-	}
-	pending := map[extentstore.ExtentID]bool{}
-	for _, id := range f.elsewhere {
-		pending[id] = e.Pending(id)
-	}
-	err := e.Read(ctx, func(s *State) error {
-		drop = append(drop, f.drop...)
-		for _, id := range f.elsewhere {
-			if s.Judge(disk, id, pending[id], e.Whole) == extentstore.Drop {
-				drop = append(drop, id)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		e.Log.Debug("replicas not dropped", "disk", disk, "err", err)
-		return nil
-	}
-	return drop
 }

@@ -91,14 +91,23 @@ func (m *Manager) Judge(ctx context.Context, of extentstore.StampID, on extentst
 			pending[i] = l.ids.isPending(id)
 		}
 		verdicts := make([]extentstore.Verdict, len(ids))
+		var doomed []extentstore.ExtentID
 		err := m.read(ctx, func(s *State) error {
 			for i, id := range ids {
 				verdicts[i] = s.Judge(on, id, pending[i], l.todo.whole)
+				if it, ok := s.ItemOf(id); ok && verdicts[i] == extentstore.Drop {
+					doomed = append(doomed, it.ID)
+				}
 			}
 			return nil
 		})
 		if err != nil {
 			return nil, err
+		}
+		if d := l.disk(on); d != nil {
+			for _, id := range doomed {
+				l.todo.step(Doom{Extent: id, Disk: d.index})
+			}
 		}
 		return verdicts, nil
 	})

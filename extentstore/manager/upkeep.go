@@ -45,6 +45,11 @@ type Upkeep struct {
 
 	flaws map[flawKey]flaw
 	waits map[extentstore.ExtentID]wait
+	// doomed are the copies that were ordered to be deleted, or may have been:
+	// as long as that order can still be on its way, there is no place for the
+	// extent.
+	doomed map[flawKey]time.Time
+	begun  time.Time // the first heartbeat
 
 	pass pass
 	meter
@@ -64,6 +69,10 @@ type UpkeepOptions struct {
 	Jobs         int           // copies at once; 0 means 64
 	Rate         int64         // bytes per second of all copies; 0 means no limit
 	CodeAge      time.Duration // how long an extent has to be sealed before it is coded; 0 means an hour
+	// Settle is how long a new leader gives an extent no other places, because an
+	// order of the one before to delete a copy may still be on its way; 0 means
+	// 6 seconds.
+	Settle time.Duration
 }
 
 func (o *UpkeepOptions) fill() {
@@ -73,6 +82,7 @@ func (o *UpkeepOptions) fill() {
 	o.BytesPerDisk = cmp.Or(o.BytesPerDisk, 1<<30)
 	o.Jobs = cmp.Or(o.Jobs, 64)
 	o.CodeAge = cmp.Or(o.CodeAge, time.Hour)
+	o.Settle = cmp.Or(o.Settle, 6*time.Second)
 }
 
 // Disk is a disk as upkeep sees it. Its index is its place in a Heartbeat.
@@ -128,10 +138,11 @@ const (
 	Pull                    // make a replica, or move a fragment
 	Encode                  // make all fragments of an extent
 	Reconstruct             // make a fragment from others
+	Drop                    // delete a copy that is on a disk which is no place for it
 	nWorks
 )
 
-var workNames = [nWorks]string{"force", "verify", "seal", "pull", "encode", "reconstruct"}
+var workNames = [nWorks]string{"force", "verify", "seal", "pull", "encode", "reconstruct", "drop"}
 
 func (w Work) String() string { return workNames[w] }
 
@@ -145,8 +156,9 @@ type Job struct {
 	Disk     uint16
 	From     []uint16 // Pull: the disks to copy from, in order
 	InPlace  bool
-	Code     extentstore.Code // Encode
-	Places   []uint16         // indexes of disks after the job
+	Code     extentstore.Code     // Encode
+	Places   []uint16             // indexes of disks after the job
+	Copy     extentstore.ExtentID // Drop: the extent, or a fragment
 	Class    uint8
 	Bytes    int64 // that it writes
 }
@@ -184,6 +196,19 @@ type (
 		Disk uint16
 		Flaw Flaw
 	}
+	// Useless says that a disk has a copy of an extent, or one of its fragments,
+	// for which it is no place.
+	Useless struct {
+		Item Item
+		Copy extentstore.ExtentID
+		Disk uint16
+	}
+	// Doom says that a disk may delete a copy from now on, of an extent for which
+	// it is no place.
+	Doom struct {
+		Extent extentstore.ExtentID
+		Disk   uint16
+	}
 	// Result says how a job has ended. Stale says that its extent is not any
 	// more what it was when the job was decided.
 	Result struct {
@@ -192,6 +217,9 @@ type (
 		Failed bool
 		Stale  bool
 		Length int64 // SealNow
+		// Doomed are the disks that were told to delete a copy and have not
+		// answered.
+		Doomed []uint16
 	}
 	// Tick says that some time has passed; ten times a second, say.
 	Tick struct{}
@@ -229,6 +257,7 @@ type wait struct {
 const (
 	maxQueued = 1 << 14
 	maxFlaws  = 1 << 20
+	maxDoomed = 1 << 20
 	maxWaits  = 1 << 16
 	maxForces = 64
 )
@@ -249,7 +278,7 @@ func NewUpkeep(opts UpkeepOptions) *Upkeep {
 	opts.fill()
 	return &Upkeep{
 		opts: opts, queued: map[extentstore.ExtentID]struct{}{}, active: map[extentstore.ExtentID]*Job{},
-		flaws: map[flawKey]flaw{}, waits: map[extentstore.ExtentID]wait{}, drains: map[uint16]*drain{},
+		flaws: map[flawKey]flaw{}, waits: map[extentstore.ExtentID]wait{}, doomed: map[flawKey]time.Time{}, drains: map[uint16]*drain{},
 	}
 }
 
@@ -262,7 +291,12 @@ func (u *Upkeep) Step(now time.Time, in any) []Act {
 		u.page(now, in)
 	case Suspect:
 		u.suspect(now, in)
+	case Doom:
+		u.doom(now, in.Extent, in.Disk)
 	case Result:
+		for _, disk := range in.Doomed {
+			u.doom(now, in.Extent, disk)
+		}
 		u.result(now, in)
 	case Tick:
 	}
@@ -270,15 +304,45 @@ func (u *Upkeep) Step(now time.Time, in any) []Act {
 		return nil
 	}
 	acts := u.begin(now)
+	if in, ok := in.(Useless); ok {
+		if j := u.useless(&in); j != nil {
+			acts = append(acts, Act{Job: j})
+		}
+	}
 	if s := u.sweep(now); s != nil {
 		acts = append(acts, Act{Sweep: s})
 	}
 	return acts
 }
 
+// doomFor is longer than any order to delete, or a verdict, is on its way to a
+// disk that answers.
+const doomFor = time.Minute
+
+func (u *Upkeep) doom(now time.Time, id extentstore.ExtentID, disk uint16) {
+	if len(u.doomed) < maxDoomed {
+		u.doomed[flawKey{id, disk}] = now.Add(doomFor)
+	}
+}
+
+// useless drops a copy while nothing else is under way for its extent. Otherwise
+// it stays until its disk asks about it.
+func (u *Upkeep) useless(in *Useless) *Job {
+	if _, working := u.active[in.Item.ID]; working || !u.Whole(&in.Item) {
+		return nil
+	}
+	j := &Job{Work: Drop, Item: in.Item, Fragment: -1, Disk: in.Disk, Copy: in.Copy, InPlace: true, Places: indexesOf(in.Item.places())}
+	u.claim(j, 1)
+	u.active[in.Item.ID] = j
+	return j
+}
+
 // heartbeat notes the state of the disks. If what a disk is good for has
 // changed, all extents are looked at again.
 func (u *Upkeep) heartbeat(now time.Time, in Heartbeat) {
+	if u.begun.IsZero() {
+		u.begun = now
+	}
 	changed := len(in.Disks) != len(u.disks) || in.Policies != u.policies
 	u.disks, u.policies = in.Disks, in.Policies
 	u.busy = append(u.busy, make([]use, max(0, len(u.disks)-len(u.busy)))...)
@@ -498,7 +562,7 @@ func (u *Upkeep) refill(now time.Time) {
 // claim counts a job among those under way, or with -1 no longer.
 func (u *Upkeep) claim(j *Job, n int) {
 	u.nJobs[j.Work] += n
-	if j.Work == Force || j.Work == SealNow {
+	if j.Work == Force || j.Work == SealNow || j.Work == Drop {
 		return
 	}
 	add := func(disk uint16) {
@@ -548,6 +612,8 @@ func (u *Upkeep) result(now time.Time, r Result) {
 	case r.Stale:
 		u.pass.again = true
 		return
+	case r.Failed && j.Work == Drop:
+		return // its disk asks about it
 	case r.Failed:
 		u.failed(now, j, r.Err)
 		return
@@ -564,6 +630,8 @@ func (u *Upkeep) result(now time.Time, r Result) {
 		}
 	case SealNow:
 		it.Length = r.Length
+	case Drop:
+		return
 	case Encode:
 		u.meter.done(j)
 		return
@@ -602,8 +670,11 @@ func (u *Upkeep) failed(now time.Time, j *Job, kind stamp.Kind) {
 				delete(u.flaws, key)
 				return
 			}
-			u.consider(now, &j.Item)
-			return
+			if l := u.look(&j.Item); l.readable() >= max(1, j.Item.Code.Data()) {
+				u.consider(now, &j.Item)
+				return
+			}
+			// Nothing can be made from the others: look again, but not at once.
 		}
 	case j.InPlace && kind == stamp.Full:
 		u.flaws[key] = flaw{what: Hopeless, pass: u.pass.number, read: now}

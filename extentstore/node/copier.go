@@ -33,9 +33,11 @@ type CopierOptions struct {
 	Rate     int64 // bytes per second at most; 0 means no limit
 	// Each makes n calls side by side and returns the first error, ending the
 	// context of the others with it; nil means in goroutines.
-	Each  func(ctx context.Context, n int, call func(ctx context.Context, i int) error) error
-	Clock stamp.Clock  // nil means SystemClock
-	Log   *slog.Logger // nil means discard
+	Each func(ctx context.Context, n int, call func(ctx context.Context, i int) error) error
+	// Gather runs a Gathering; nil means its Run.
+	Gather func(ctx context.Context, g *erasure.Gathering) ([]byte, error)
+	Clock  stamp.Clock  // nil means SystemClock
+	Log    *slog.Logger // nil means discard
 }
 
 // Local is the disk that a Copier belongs to.
@@ -66,6 +68,9 @@ type Copier struct {
 func NewCopier(self Local, opts CopierOptions) *Copier {
 	if opts.Patience == 0 {
 		opts.Patience = 5 * time.Second
+	}
+	if opts.Gather == nil {
+		opts.Gather = func(ctx context.Context, g *erasure.Gathering) ([]byte, error) { return g.Run(ctx) }
 	}
 	if opts.Each == nil {
 		opts.Each = inGoroutines

@@ -208,7 +208,7 @@ func (e *encoding) rebuild(ctx context.Context, index int, fn func(at int64, p [
 // gather rebuilds a piece, in some rounds while fragments may come back.
 func (e *encoding) gather(ctx context.Context, g *erasure.Gathering) ([]byte, error) {
 	for round := 0; ; round++ {
-		p, err := g.Run(ctx)
+		p, err := e.c.opts.Gather(ctx, g)
 		if err == nil || stamp.KindOf(err) != stamp.Unavailable || round+1 == copyRounds {
 			return p, err
 		}

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -43,37 +44,46 @@ type leader struct {
 	next    extentstore.ExtentID
 	end     extentstore.ExtentID
 	pending []extentstore.ExtentID
-	todo    []task
+	old     *manager.State // as it was when the next was elected
+	core    *manager.Upkeep
+	errands *manager.Errands
+	since   []micros // when a disk was last up
+	begun   micros
 }
 
 // view is what a leader knows of a disk.
 type view struct {
 	trust     sealing.Trust
 	up        bool
+	failed    bool
 	comparing bool
 	boot      int
-	compared  micros // when a comparison began last
-}
-
-type task struct {
-	id      extentstore.ExtentID
-	disk    int
-	damaged bool
 }
 
 const (
 	replicas     = 3
 	idsPerBlock  = 8
 	pollEvery    = 60 * ms
-	grace        = 300 * ms
 	patience     = 20 * ms
 	collectEvery = 50 * ms
-	compareEvery = 1 * second
+	tickEvery    = 10 * ms
+	judgeEvery   = 200 * ms
+	judgeTimeout = 200 * ms
+	copyTimeout  = 200 * ms // for a call of a copy under way
+	jobTimeout   = 1 * second
+
+	// The StreamManager's own times are much longer than those of the
+	// protocol. So that a run sees some of each, its clock goes faster.
+	hurry = 20
+	grace = 300 * ms * hurry
 )
 
 var timing = sealing.Timing{Patience: time.Duration(nodeTimeout) * time.Microsecond, Grace: 2 * time.Millisecond}
 
 func (w *world) clock() time.Time { return time.UnixMicro(int64(w.now)) }
+
+// date is the time by the clock of the StreamManager.
+func (w *world) date() time.Time { return time.UnixMicro(int64(w.now) * hurry) }
 
 func (s *sm) init(w *world) {
 	s.w = w
@@ -82,7 +92,11 @@ func (s *sm) init(w *world) {
 	for _, d := range w.disks {
 		c.Nodes = append(c.Nodes, string(d.name))
 	}
-	s.state.Step(w.clock(), &command.Command{What: &command.Command_Init{Init: c}})
+	s.state.Step(w.date(), &command.Command{What: &command.Command_Init{Init: c}})
+	if w.coded {
+		p := &command.Policy{Kind: uint32(extentstore.BlobData), Code: uint32(extentstore.RS63)}
+		s.state.Step(w.date(), &command.Command{What: &command.Command_Policy{Policy: p}})
+	}
 	s.elect()
 }
 
@@ -125,7 +139,7 @@ func (s *sm) elect() {
 		}
 		p := up[w.rng.IntN(len(up))]
 		s.term++
-		l := &leader{proc: p, w: w, life: p.life, term: s.term, views: make([]view, len(w.disks))}
+		l := w.newLeader(p, s.term)
 		lost := s.proposals
 		s.proposals = nil
 		keep := w.rng.IntN(len(lost) + 1)
@@ -138,6 +152,7 @@ func (s *sm) elect() {
 		}
 		if k := len(s.leaders); k > 0 {
 			old := s.leaders[k-1]
+			old.old = s.state.Copy()
 			w.after(w.between(0, 60*ms), func() { old.deposed = true })
 		}
 		s.leaders = append(s.leaders, l)
@@ -165,7 +180,7 @@ func (q *proposal) end(out manager.Output, kind stamp.Kind) {
 // may still take effect, or Unavailable.
 func (l *leader) propose(c *command.Command, done func(manager.Output, stamp.Kind)) {
 	w, s := l.w, &l.w.sm
-	c.Time = int64(w.now / ms)
+	c.Time = w.date().UnixMilli()
 	q := &proposal{l, c, done}
 	if !s.leads(l) {
 		w.do(l.proc, w.between(100, 20*ms), func() {
@@ -249,9 +264,10 @@ func (w *world) diskOf(name extentstore.DiskID) int {
 // begin starts a term.
 func (l *leader) begin() {
 	l.ready = true
+	l.begun = l.w.now
 	l.poll()
 	l.collect()
-	l.repair()
+	l.tick()
 }
 
 func (l *leader) poll() {
@@ -260,93 +276,42 @@ func (l *leader) poll() {
 		return
 	}
 	for i := range l.views {
-		l.call(i, false, func(d *disk, reply func(resp)) {
-			if !d.serving() {
-				reply(failure(stamp.Unavailable))
-				return
-			}
-			reply(resp{n: int64(d.n.life)})
-		}, func(r resp) {
-			v := &l.views[i]
-			if r.failed {
-				return
-			}
-			if v.boot != int(r.n) { // it was away, unnoticed
-				v.boot = int(r.n)
-				v.trust.Away()
-			}
-			if !v.up || !v.trust.MayAsk() || w.now-v.compared > compareEvery {
-				v.up = true
-				l.reconcile(i)
+		l.call(i, false, func(d *disk, reply func(resp)) { reply(resp{n: int64(d.n.life), bad: !d.serving()}) }, func(r resp) {
+			if !r.failed {
+				l.answers(i, int(r.n), r.bad)
 			}
 		})
 	}
-	w.do(l.proc, pollEvery, l.poll)
-}
-
-// reconcile compares a disk with the state.
-func (l *leader) reconcile(at int) {
-	w := l.w
-	v := &l.views[at]
-	if v.comparing {
-		return
-	}
-	v.comparing, v.compared = true, w.now
-	absences := v.trust.Begin()
-	l.call(at, false, func(d *disk, reply func(resp)) { d.list(reply) }, func(r resp) {
-		if r.failed {
-			v.comparing = false
-			return
-		}
-		// Linearizable, so that a leader that was deposed drops nothing.
-		l.read(func(ok bool) {
-			if !ok {
-				v.comparing = false
-				return
-			}
-			drop, foreign, force, missing := w.sm.state.Compare(w.disks[at].name, r.list, func(id extentstore.ExtentID) bool { return slices.Contains(l.pending, id) })
-			if len(foreign) > 0 {
-				w.fail("ids are issued once", "%s holds %v, which were never issued", w.disks[at].name, foreign)
-			}
-			if w.trace != nil {
-				w.tracef("%s in term %d: %s lists %d, drop %v, force %v, missing %v", l.name, l.term, w.disks[at].name, len(r.list), drop, force, missing)
-			}
-			l.noteMissing(at, missing, func(ok bool) {
-				v.comparing = false
-				if !ok {
-					return
-				}
-				v.trust.Compared(absences)
-				for _, id := range force {
-					l.add(task{id: id, disk: at})
-				}
-				for _, id := range drop {
-					l.call(at, false, func(d *disk, reply func(resp)) { d.delete(id, false, reply) }, func(resp) {})
-				}
-			})
-		})
+	w.do(l.proc, pollEvery, func() {
+		l.heartbeat()
+		l.poll()
 	})
 }
 
-// noteMissing looks again for replicas that were not listed.
-func (l *leader) noteMissing(at int, ids []extentstore.ExtentID, done func(ok bool)) {
-	if len(ids) == 0 {
-		done(true)
+// answers takes the answer of a disk to a poll.
+func (l *leader) answers(at, boot int, failed bool) {
+	v := &l.views[at]
+	v.failed = failed
+	if failed {
+		v.up = false
+		v.trust.Away()
 		return
 	}
-	id := ids[0]
-	l.call(at, false, func(d *disk, reply func(resp)) { d.stat(id, reply) }, func(r resp) {
-		switch {
-		case r.failed && r.kind != stamp.NotFound:
-			done(false)
-			return
-		case r.failed:
-			l.views[at].trust.MarkLost(id)
+	if v.boot != boot { // it was away, unnoticed
+		v.boot = boot
+		v.trust.Away()
+	}
+	if v.up && v.trust.MayAsk() || v.comparing {
+		v.up = true
+		return
+	}
+	v.up, v.comparing = true, true
+	l.w.run(l.proc, func() {
+		_, err := l.errands.Reconcile(context.Background(), l.w.disks[at].name, l.heartbeat)
+		v.comparing = false
+		if err != nil {
+			l.suspect(at)
 		}
-		// One that is there now may be half of what a leader before has begun
-		// to repair.
-		l.add(task{id: id, disk: at})
-		l.noteMissing(at, ids[1:], done)
 	})
 }
 
@@ -428,24 +393,13 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 		})
 	}
 	for _, name := range info.Replicas {
-		i := w.diskOf(name)
-		if !l.views[i].trust.MayAsk() {
-			q.Answer(w.clock(), sealing.Silent, 0, timing)
-			continue
-		}
-		l.call(i, false, func(d *disk, reply func(resp)) { d.close(info.ID, reply) }, func(r resp) {
-			trust := &l.views[i].trust
-			if r.failed || !trust.MayAsk() {
-				q.Answer(w.clock(), sealing.Silent, 0, timing)
-			} else {
-				word := sealing.Weigh(trust, &r.state)
-				if word == sealing.Honest && !over && (least < 0 || r.state.Length < least) {
-					least = r.state.Length
-				}
-				q.Answer(w.clock(), word, r.state.Length, timing)
-				if ended, _ := q.Ended(); !ended {
-					wait()
-				}
+		l.askReplica(w.diskOf(name), info.ID, func(word sealing.Word, length int64) {
+			if word == sealing.Honest && !over && (least < 0 || length < least) {
+				least = length
+			}
+			q.Answer(w.clock(), word, length, timing)
+			if ended, _ := q.Ended(); !ended && word != sealing.Silent {
+				wait()
 			}
 			check()
 		})
@@ -455,6 +409,36 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 		return
 	}
 	wait()
+}
+
+// askReplica is the same of the product.
+func (l *leader) askReplica(at int, id extentstore.ExtentID, done func(word sealing.Word, length int64)) {
+	trust := &l.views[at].trust
+	compared := trust.MayAsk()
+	ask := func() {
+		l.call(at, false, func(d *disk, reply func(resp)) { d.close(id, reply) }, func(r resp) {
+			if r.failed {
+				done(sealing.Silent, 0)
+				return
+			}
+			word := sealing.Weigh(trust, &r.state)
+			if compared && !trust.MayAsk() {
+				word = sealing.Silent
+			}
+			done(word, r.state.Length)
+		})
+	}
+	if compared {
+		ask()
+		return
+	}
+	l.call(at, false, func(d *disk, reply func(resp)) { d.stat(id, reply) }, func(r resp) {
+		if r.failed {
+			done(sealing.Silent, 0)
+			return
+		}
+		ask()
+	})
 }
 
 func (l *leader) sealAt(infos []extentstore.ExtentInfo, lengths []int64, done func([]extentstore.ExtentInfo, stamp.Kind)) {
@@ -486,13 +470,13 @@ func (l *leader) force(infos []extentstore.ExtentInfo, done func()) {
 		for _, name := range info.Replicas {
 			i := w.diskOf(name)
 			if !l.views[i].up {
-				l.add(task{id: info.ID, disk: i})
+				l.note(info.ID, i, manager.Unforced)
 				continue
 			}
 			waiting++
 			l.call(i, false, func(d *disk, reply func(resp)) { d.seal(info.ID, info.Length, reply) }, func(r resp) {
 				if r.failed {
-					l.add(task{id: info.ID, disk: i})
+					l.note(info.ID, i, manager.Unforced)
 				}
 				told()
 			})
@@ -559,24 +543,27 @@ func (l *leader) acquire(folder string, done func(resp)) {
 	})
 }
 
-// id issues an id.
-func (l *leader) id(done func(extentstore.ExtentID, stamp.Kind)) {
+// reserve issues n ids in a row.
+func (l *leader) reserve(n int, done func(extentstore.ExtentID, stamp.Kind)) {
 	issue := func() {
 		id := l.next
-		l.next++
-		l.pending = append(l.pending, id)
+		l.next += extentstore.ExtentID(n)
+		for i := range n {
+			l.pending = append(l.pending, id+extentstore.ExtentID(i))
+		}
 		done(id, 0)
 	}
-	if l.next < l.end {
+	if l.next+extentstore.ExtentID(n) <= l.end {
 		issue()
 		return
 	}
-	l.propose(&command.Command{What: &command.Command_Reserve{Reserve: &command.Reserve{Count: idsPerBlock}}}, func(out manager.Output, kind stamp.Kind) {
+	count := max(n, idsPerBlock)
+	l.propose(&command.Command{What: &command.Command_Reserve{Reserve: &command.Reserve{Count: uint32(count)}}}, func(out manager.Output, kind stamp.Kind) {
 		if kind != 0 {
 			done(0, kind)
 			return
 		}
-		l.next, l.end = out.First, out.First+idsPerBlock
+		l.next, l.end = out.First, out.First+extentstore.ExtentID(count)
 		issue()
 	})
 }
@@ -598,26 +585,28 @@ type birth struct {
 	then  func()
 }
 
-func (l *leader) bear(avoid int, done func(*birth, stamp.Kind)) {
-	l.id(func(id extentstore.ExtentID, kind stamp.Kind) {
-		if kind != 0 {
-			done(nil, kind)
+func (l *leader) bear(kind extentstore.StreamKind, avoid int, done func(*birth, stamp.Kind)) {
+	l.reserve(1, func(id extentstore.ExtentID, failed stamp.Kind) {
+		if failed != 0 {
+			done(nil, failed)
 			return
 		}
-		places := l.choose(avoid)
-		if len(places) < 2 {
+		places, err := manager.Choose(id, l.candidates(kind, avoid), replicas)
+		if err != nil {
 			l.settled(id)
-			done(nil, stamp.Unavailable)
+			done(nil, stamp.KindOf(err))
 			return
 		}
 		b := &birth{l: l, id: id, spec: &spec{}, place: &command.Place{Extent: uint64(id)}, left: len(places)}
-		for _, i := range places {
+		for _, at := range places {
+			i := int(at)
 			d := l.w.disks[i]
 			b.spec.places = append(b.spec.places, d)
 			b.spec.names = append(b.spec.names, d.name)
 			b.place.Nodes = append(b.place.Nodes, uint32(i))
 		}
-		for _, i := range places {
+		for _, at := range places {
+			i := int(at)
 			l.call(i, false, func(d *disk, reply func(resp)) { d.create(id, b.spec, reply) }, func(r resp) {
 				if r.failed && r.kind != stamp.Sealed {
 					b.bad = append(b.bad, i)
@@ -653,29 +642,29 @@ func (b *birth) fail(kind stamp.Kind) {
 	})
 }
 
-// choose picks places on different nodes.
-func (l *leader) choose(avoid int) []int {
-	w := l.w
-	var good []int
-	for _, i := range w.rng.Perm(len(w.disks)) {
-		d := w.disks[i]
-		taken := i == avoid || !l.views[i].up
-		for _, k := range good {
-			taken = taken || w.disks[k].n == d.n
-		}
-		if !taken {
-			good = append(good, i)
+// candidates is the same of the product.
+func (l *leader) candidates(kind extentstore.StreamKind, avoid int) []manager.Candidate {
+	all := l.state().Candidates()
+	for i := range all {
+		c := &all[i]
+		d := l.w.disks[c.Index]
+		c.Usable, c.Avoid = l.views[c.Index].up, int(c.Index) == avoid
+		c.Room = d.room()
+		if !kind.UserData() {
+			c.Room += l.w.unit * reserveUnits
 		}
 	}
-	if len(good) == 1 && avoid >= 0 && l.views[avoid].up && w.disks[avoid].n != w.disks[good[0]].n {
-		good = append(good, avoid)
-	}
-	return good[:min(len(good), replicas)]
+	return all
 }
 
 // allocate is Allocate, of one attempt.
 func (l *leader) allocate(name string, epoch stamp.Epoch, avoid int, done func(resp)) {
-	l.bear(avoid, func(b *birth, kind stamp.Kind) {
+	st, ok := l.state().Stream(name)
+	if !ok {
+		done(failure(stamp.NotFound))
+		return
+	}
+	l.bear(st.Kind, avoid, func(b *birth, kind stamp.Kind) {
 		if kind != 0 {
 			done(failure(kind))
 			return
@@ -741,7 +730,7 @@ func (l *leader) modify(folder string, epoch stamp.Epoch, op *command.Op, first 
 		send(nil)
 		return
 	}
-	l.bear(-1, func(b *birth, kind stamp.Kind) {
+	l.bear(extentstore.StreamKind(op.Stream), -1, func(b *birth, kind stamp.Kind) {
 		if kind != 0 {
 			done(failure(kind))
 			return
@@ -749,208 +738,4 @@ func (l *leader) modify(folder string, epoch stamp.Epoch, op *command.Op, first 
 		op.First = b.place
 		send(b)
 	})
-}
-
-// collect deletes garbage.
-func (l *leader) collect() {
-	w := l.w
-	if !l.alive() {
-		return
-	}
-	defer w.do(l.proc, collectEvery, l.collect)
-	before := w.clock().Add(-time.Duration(grace) * time.Microsecond)
-	condemn, forget := w.sm.state.Garbage(before, before, 16)
-	if len(condemn)+len(forget) == 0 {
-		return
-	}
-	c := &command.Collect{}
-	for _, id := range condemn {
-		c.Condemn = append(c.Condemn, uint64(id))
-	}
-	l.propose(&command.Command{What: &command.Command_Collect{Collect: c}}, func(out manager.Output, kind stamp.Kind) {
-		if kind != 0 {
-			return
-		}
-		all := forget
-		for i := range out.Extents {
-			all = append(all, out.Extents[i].ID)
-		}
-		left := 1
-		done := func() {
-			if left--; left > 0 {
-				return
-			}
-			f := &command.Collect{}
-			for _, id := range all {
-				f.Forget = append(f.Forget, uint64(id))
-			}
-			l.propose(&command.Command{What: &command.Command_Collect{Collect: f}}, func(manager.Output, stamp.Kind) {})
-		}
-		for _, id := range all {
-			for _, i := range w.oracle.extent(id).places {
-				if !l.views[i].up {
-					continue
-				}
-				left++
-				l.call(i, false, func(d *disk, reply func(resp)) { d.delete(id, false, reply) }, func(resp) { done() })
-			}
-		}
-		done()
-	})
-}
-
-// Repair.
-
-func (l *leader) add(t task) {
-	if !slices.Contains(l.todo, t) {
-		l.todo = append(l.todo, t)
-	}
-}
-
-func (l *leader) repair() {
-	w := l.w
-	if !l.alive() {
-		return
-	}
-	if len(l.todo) == 0 {
-		w.do(l.proc, 10*ms, l.repair)
-		return
-	}
-	t := l.todo[len(l.todo)-1]
-	l.todo = l.todo[:len(l.todo)-1]
-	again := func(finished bool) {
-		if w.trace != nil {
-			w.tracef("%s in term %d: repair of extent %d on %s, finished: %v", l.name, l.term, t.id, w.disks[t.disk].name, finished)
-		}
-		if !finished {
-			w.do(l.proc, 30*ms, func() { l.add(t) })
-		}
-		w.do(l.proc, w.between(100, 1*ms), l.repair)
-	}
-	if !l.views[t.disk].up {
-		again(false)
-		return
-	}
-	info, ok := w.sm.state.Extent(t.id)
-	if !ok || !info.Sealed {
-		again(true)
-		return
-	}
-	judged := func(r resp) {
-		switch {
-		case !r.failed:
-			again(true)
-		case r.kind == stamp.NotFound && info.Length == 0:
-			again(true)
-		case r.kind == stamp.NotFound, r.kind == stamp.Corrupt, r.kind == stamp.Invalid:
-			l.rebuild(info, t.disk, again)
-		default:
-			again(false)
-		}
-	}
-	if t.damaged {
-		l.call(t.disk, false, func(d *disk, reply func(resp)) { d.verify(t.id, reply) }, judged)
-		return
-	}
-	l.call(t.disk, false, func(d *disk, reply func(resp)) { d.seal(t.id, info.Length, reply) }, judged)
-}
-
-// rebuild makes a replica anew from another one that is whole.
-func (l *leader) rebuild(info extentstore.ExtentInfo, to int, done func(finished bool)) {
-	w := l.w
-	var from []int
-	away := false
-	for _, name := range info.Replicas {
-		if i := w.diskOf(name); i != to && l.views[i].up {
-			from = append(from, i)
-		} else if i != to {
-			away = true
-		}
-	}
-	var try func(k int)
-	try = func(k int) {
-		if info.Length == 0 {
-			l.copyTo(info, nil, to, done)
-			return
-		}
-		if k == len(from) {
-			if !away {
-				w.oracle.lost(info)
-			}
-			done(!away) // another replica may come back
-			return
-		}
-		l.call(from[k], false, func(d *disk, reply func(resp)) { d.verify(info.ID, reply) }, func(r resp) {
-			if r.failed || r.state.Length < info.Length {
-				away = away || r.failed && (r.kind == stamp.Unavailable || r.kind == stamp.Timeout)
-				try(k + 1)
-				return
-			}
-			l.copyTo(info, cutPieces(r.pieces, info.Length), to, done)
-		})
-	}
-	try(0)
-}
-
-// copyTo makes a replica whole. One that only lacks the end is given that; one
-// that is damaged is made anew.
-func (l *leader) copyTo(info extentstore.ExtentInfo, pieces []piece, to int, done func(bool)) {
-	l.call(to, false, func(d *disk, reply func(resp)) { d.verify(info.ID, reply) }, func(r resp) {
-		switch {
-		case !r.failed && !r.state.Sealed && !r.state.Absent && r.state.Length < info.Length && r.state.Closed:
-			l.copyFrom(info, pieces, to, r.state.Length, done)
-		case !r.failed && !r.state.Closed:
-			l.call(to, false, func(d *disk, reply func(resp)) { d.close(info.ID, reply) }, func(r resp) { done(false) })
-		case r.failed && r.kind != stamp.NotFound && r.kind != stamp.Corrupt:
-			done(false)
-		default:
-			l.copyFrom(info, pieces, to, -1, done)
-		}
-	})
-}
-
-// copyFrom sends what is behind an offset, or all if it is -1.
-func (l *leader) copyFrom(info extentstore.ExtentInfo, pieces []piece, to int, offset int64, done func(bool)) {
-	w := l.w
-	s := &spec{}
-	for _, name := range info.Replicas {
-		s.names = append(s.names, name)
-		s.places = append(s.places, w.disks[w.diskOf(name)])
-	}
-	var steps []func(d *disk, reply func(resp))
-	if offset < 0 {
-		steps = append(steps,
-			func(d *disk, reply func(resp)) { d.delete(info.ID, true, reply) },
-			func(d *disk, reply func(resp)) { d.create(info.ID, s, reply) },
-			func(d *disk, reply func(resp)) { d.close(info.ID, reply) })
-	}
-	for len(pieces) > 0 && pieces[0].off < offset {
-		pieces = pieces[1:]
-	}
-	for len(pieces) > 0 {
-		k := min(len(pieces), 3)
-		part := slices.Clone(pieces[:k])
-		for i := range part {
-			part[i].last = i == k-1
-		}
-		pieces = pieces[k:]
-		steps = append(steps, func(d *disk, reply func(resp)) { d.fill(info.ID, slices.Clone(part), reply) })
-	}
-	steps = append(steps, func(d *disk, reply func(resp)) { d.seal(info.ID, info.Length, reply) })
-	var next func(i int)
-	next = func(i int) {
-		if i == len(steps) {
-			l.views[to].trust.MarkFound(info.ID)
-			done(true)
-			return
-		}
-		l.call(to, i < len(steps)-1, steps[i], func(r resp) {
-			if r.failed {
-				done(false)
-				return
-			}
-			next(i + 1)
-		})
-	}
-	next(0)
 }

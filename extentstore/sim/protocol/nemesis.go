@@ -1,8 +1,11 @@
 package protocol
 
 import (
+	"slices"
+
 	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/manager"
 	"stamp/extentstore/replica"
 )
 
@@ -12,6 +15,7 @@ import (
 func (w *world) nemesis() {
 	victim := w.nodes[w.rng.IntN(len(w.nodes))]
 	cruel := w.chance(0.7)
+	w.firm = w.chance(0.3)
 	pace := w.between(3*ms, 30*ms)
 	var next func()
 	next = func() {
@@ -26,7 +30,11 @@ func (w *world) nemesis() {
 
 func (w *world) strike(victim *node, cruel bool) {
 	w.events++
-	switch k := w.rng.IntN(100); {
+	k := w.rng.IntN(100)
+	if w.firm && k >= 22 && k < 37 {
+		k = 90
+	}
+	switch {
 	case k < 22:
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		if n.up {
@@ -215,6 +223,10 @@ func (w *world) readSomething() {
 		if len(x.acks) == 0 || x.desperate {
 			continue
 		}
+		if x.coded {
+			o.kept(id, nil)
+			continue
+		}
 		p := x.acks[w.rng.IntN(len(x.acks))]
 		w.read(id, x.places[w.rng.IntN(len(x.places))], p)
 	}
@@ -241,7 +253,7 @@ func (w *world) readAt(d *disk, id extentstore.ExtentID, p ack, r resp) {
 	if p.late && !has(m.pieces, &p.piece) {
 		return // it does not serve the end yet
 	}
-	if m.excused || !ok || info.Refs == 0 || !d.serving() || d.replace {
+	if m.excused || !ok || info.Refs == 0 || !d.serving() || d.replace || !slices.Contains(info.Replicas, d.name) {
 		return
 	}
 	rep := d.rep(id)
@@ -259,11 +271,18 @@ func (w *world) readAt(d *disk, id extentstore.ExtentID, p ack, r resp) {
 	}
 }
 
+// scrub reads a copy through, as every disk does now and then.
+func (w *world) scrub(d *disk, id extentstore.ExtentID) {
+	if r := d.rep(id); r != nil && slices.ContainsFunc(r.pieces, func(p piece) bool { return p.bad }) {
+		w.damaged(d, id)
+	}
+}
+
 // damaged tells the leader of a replica that was found damaged.
 func (w *world) damaged(d *disk, id extentstore.ExtentID) {
 	if k := len(w.sm.leaders); k > 0 {
 		if l := w.sm.leaders[k-1]; l.alive() && l.ready {
-			l.add(task{id: id, disk: d.index, damaged: true})
+			l.note(id, d.index, manager.Reported)
 		}
 	}
 }
@@ -363,9 +382,6 @@ func (w *world) unfinished() string {
 			return string(w.disks[i].name) + " is not trusted"
 		}
 	}
-	if len(l.todo) > 0 {
-		return "there is something to repair"
-	}
 	return w.unequal(false)
 }
 
@@ -377,11 +393,35 @@ func (w *world) unequal(strict bool) string {
 		if !ok || !info.Sealed || info.Refs == 0 || info.Length == 0 || x.desperate || x.gone {
 			continue
 		}
+		if f := info.Coded; f != nil {
+			for i, name := range f.Places {
+				if d := w.disks[w.diskOf(name)]; !d.intact(f.ID(i), f.Stored()) {
+					w.scrub(d, f.ID(i))
+					return string(name) + " has no whole fragment " + f.ID(i).String() + " of extent " + info.ID.String()
+				}
+			}
+			continue
+		}
+		whole := false
+		for _, name := range info.Replicas {
+			whole = whole || w.disks[w.diskOf(name)].whole(info)
+		}
+		if !whole {
+			w.oracle.lost(info)
+			continue
+		}
+		if len(info.Replicas) < replicas {
+			return "extent " + info.ID.String() + " has too few replicas"
+		}
 		for _, name := range info.Replicas {
 			d := w.disks[w.diskOf(name)]
 			r := d.rep(info.ID)
 			if r == nil || !r.st.Has(replica.Sealed) || r.st.Queued() != info.Length {
 				return string(name) + " has no whole replica of extent " + info.ID.String()
+			}
+			if !d.whole(info) {
+				w.scrub(d, info.ID)
+				return string(name) + " has a damaged replica of extent " + info.ID.String()
 			}
 			if !same(r.pieces, x.final) {
 				w.fail("sealed replicas are equal", "%s has %v of extent %d, must have %v", name, r.pieces, id, x.final)
@@ -406,6 +446,9 @@ func (w *world) finalCheck() {
 		info, ok := w.sm.state.Extent(extentstore.ExtentID(id))
 		if !ok || info.Refs == 0 || x.desperate || x.gone {
 			continue
+		}
+		if info.Sealed && info.Length > 0 {
+			w.oracle.kept(info.ID, nil)
 		}
 		for k := range x.acks {
 			for _, name := range info.Replicas {

@@ -6,6 +6,7 @@ import (
 
 	"stamp"
 	"stamp/extentstore"
+	extentnode "stamp/extentstore/node"
 	"stamp/extentstore/replica"
 )
 
@@ -78,6 +79,10 @@ type disk struct {
 	reps  []*rep   // by id; in memory
 	files []file   // by id; durable
 	truth []mirror // by id; what must be there after a restart
+
+	copies   *extentnode.Copier
+	copiesOf int // life of the process
+	copying  int // that are under way
 
 	full    bool
 	failed  bool // has left service, for ever
@@ -613,7 +618,7 @@ func (n *node) start() {
 	n.loseJournal, n.damageJournal = false, false
 	w.tracef("%s starts, journal damaged: %v", n.name, damaged)
 	for _, d := range n.disks {
-		d.reps = nil
+		d.reps, d.copying = nil, 0
 		if d.replace {
 			w.tracef("%s comes back empty", d.name)
 			w.oracle.excuseDisk(d)
@@ -651,7 +656,7 @@ func (n *node) start() {
 				loss := replica.Loss{Journal: damaged}
 				if f := d.file(r.id); gone && f.exists {
 					loss.Tail = true
-					loss.Offset = r.Floor(endOf(f.pieces) / sectorUnits * sectorUnits)
+					loss.Offset = r.Floor(endOf(f.pieces) / (sectorUnits * w.unit) * sectorUnits * w.unit)
 				}
 				primary := r.spec != nil && r.spec.places[0] == d && len(r.spec.places) > 1
 				outs := rec.Recovered(loss, primary, r, nil)
@@ -681,6 +686,9 @@ func (n *node) start() {
 		n.writeJournal()
 	}
 	n.background()
+	for _, d := range n.disks {
+		d.reclaim(nil)
+	}
 }
 
 func (n *node) replay(recs map[extentstore.ExtentID]*replica.Recovery, e *entry) {

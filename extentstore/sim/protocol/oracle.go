@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"slices"
 
 	"stamp"
@@ -31,6 +32,7 @@ type extentTruth struct {
 	final     []piece // what a first sealed replica holds
 	desperate bool
 	gone      bool // of a sealed extent: no replica has all of it any more
+	coded     bool
 }
 
 // ack is an append that was acknowledged: by the primary, or (late) by the seal
@@ -110,6 +112,16 @@ func good(pieces []piece, p *piece) bool {
 	return false
 }
 
+// same compares the content of two copies. Fragments may consist of other blocks.
+func (w *world) same(id extentstore.ExtentID, a, b []piece) bool {
+	if !w.fragments[id] || len(a) == len(b) {
+		return same(a, b)
+	}
+	n := endOf(a)
+	p, q := make([]byte, n), make([]byte, n)
+	return endOf(b) == n && w.encode(a, 0, p) == w.encode(b, 0, q) && bytes.Equal(p, q)
+}
+
 func same(a, b []piece) bool {
 	if len(a) != len(b) {
 		return false
@@ -169,6 +181,9 @@ func (o *oracle) durable(e *entry) {
 // sealedReplica compares a replica that has just been sealed with the others.
 func (o *oracle) sealedReplica(d *disk, id extentstore.ExtentID, m *mirror) {
 	x := o.extent(id)
+	if x.sealed < 0 && o.w.fragments[id] {
+		x.sealed = m.sealed
+	}
 	if x.sealed < 0 || x.sealed != m.sealed {
 		o.w.fail("the sealed length never changes", "%s seals extent %d at %d, the state says %d", d.name, id, m.sealed, x.sealed)
 	}
@@ -181,7 +196,7 @@ func (o *oracle) sealedReplica(d *disk, id extentstore.ExtentID, m *mirror) {
 			x.final = []piece{}
 		}
 	}
-	if !same(x.final, m.pieces) {
+	if !o.w.same(id, x.final, m.pieces) {
 		o.w.fail("sealed replicas are equal", "extent %d on %s is %v, elsewhere %v", id, d.name, m.pieces, x.final)
 	}
 	for i := range x.acks {
@@ -212,6 +227,9 @@ func (o *oracle) recovered(r *rep) {
 		}
 	}
 	m.pieces = slices.Clone(pieces)
+	if r.st.Has(replica.Sealed) && m.sealed < 0 {
+		m.sealed = r.st.Queued() // its file had more than was excused
+	}
 }
 
 // excuseNode and excuseDisk note that something is about to be destroyed.
@@ -312,6 +330,10 @@ func (o *oracle) applied(c *command.Command, out *manager.Output, _ stamp.Epoch)
 		for i := range out.Extents {
 			o.seal(&out.Extents[i])
 		}
+	case *command.Command_Move:
+		o.moved(&out.Extents[0])
+	case *command.Command_Coded:
+		o.moved(&out.Extents[0])
 	case *command.Command_Collect:
 		for i := range out.Extents {
 			if e := &out.Extents[i]; e.Refs > 0 {
@@ -351,6 +373,92 @@ func (o *oracle) born(p *command.Place, name string) {
 	for _, n := range p.Nodes {
 		x.places = append(x.places, int(n))
 	}
+}
+
+// moved looks at the new places of an extent: every copy has to be there, whole,
+// unless something was destroyed on its disk.
+func (o *oracle) moved(e *extentstore.ExtentInfo) {
+	x := o.extent(e.ID)
+	ids, places, length := []extentstore.ExtentID{}, e.Replicas, e.Length
+	for range places {
+		ids = append(ids, e.ID)
+	}
+	if e.Coded != nil {
+		ids, places, length = nil, e.Coded.Places, e.Coded.Stored()
+		for i := range places {
+			ids = append(ids, e.Coded.ID(i))
+		}
+	}
+	nodes := map[*node]int{}
+	for i, name := range places {
+		d := o.w.disks[o.w.diskOf(name)]
+		if d.intact(ids[i], length) {
+			nodes[d.n]++
+		}
+		if slices.Contains(places[:i], name) {
+			o.w.fail("no two copies on one disk", "extent %d is on %v", e.ID, places)
+		}
+		if m := d.mirror(ids[i]); e.Coded != nil && !m.excused && m.sealed != length {
+			o.w.fail("replicas go after the fragments are durable", "extent %d: fragment %d on %s is sealed at %d, not %d", e.ID, i, name, m.sealed, length)
+		}
+	}
+	for n, k := range nodes {
+		if e.Coded == nil && k > 1 || e.Coded != nil && k > e.Coded.Code.Tolerates() {
+			o.w.fail("copies are apart", "extent %d has %d copies on %s: %v", e.ID, k, n.name, places)
+		}
+	}
+	x.coded = e.Coded != nil
+	x.places = x.places[:0]
+	for _, name := range e.Replicas {
+		x.places = append(x.places, o.w.diskOf(name))
+	}
+	if e.Length > 0 {
+		o.kept(e.ID, nil)
+	}
+}
+
+// kept makes sure that all that was acknowledged of a sealed extent can be had
+// from its places, but for one copy.
+func (o *oracle) kept(id extentstore.ExtentID, but *disk) {
+	info, ok := o.w.sm.state.Extent(id)
+	x := o.extent(id)
+	if !ok || info.Refs == 0 || x.desperate || x.gone {
+		return
+	}
+	if f := info.Coded; f != nil {
+		good := 0
+		for i, name := range f.Places {
+			if d := o.w.disks[o.w.diskOf(name)]; d != but && d.intact(f.ID(i), f.Stored()) {
+				good++
+			}
+		}
+		if good < f.Code.Data() {
+			o.w.fail("acknowledged means readable", "extent %d has %d good fragments", id, good)
+		}
+		return
+	}
+	for i := range x.acks {
+		a := &x.acks[i]
+		found := a.late
+		for _, name := range info.Replicas {
+			d := o.w.disks[o.w.diskOf(name)]
+			found = found || d != but && good(d.mirror(id).pieces, &a.piece)
+		}
+		if !found {
+			o.w.fail("acknowledged means readable", "no place of extent %d, %v, has %v", id, info.Replicas, a.piece)
+		}
+	}
+}
+
+// intact reports whether a disk has a sealed copy without damage, to the truth.
+func (d *disk) intact(id extentstore.ExtentID, length int64) bool {
+	m := d.mirror(id)
+	for i := range m.pieces {
+		if m.pieces[i].bad {
+			return false
+		}
+	}
+	return m.sealed == length && endOf(m.pieces) == length
 }
 
 // seal looks at the length of an extent that the state has.
@@ -401,29 +509,33 @@ func (o *oracle) acquired(folder string, epoch stamp.Epoch, streams []extentstor
 	}
 }
 
-// deleting looks at a replica that is to be deleted.
+// deleting looks at a copy that is to be deleted. remake says that its own node
+// does that, to make it anew.
 func (o *oracle) deleting(r *rep, remake bool) {
 	w := o.w
-	info, ok := w.sm.state.Extent(r.id)
-	if !ok || info.Refs == 0 || !slices.Contains(info.Replicas, r.d.name) {
+	it, ok := w.sm.state.ItemOf(r.id)
+	if !ok || it.Garbage {
 		return
 	}
-	if !remake {
-		w.fail("garbage is not referenced", "%s deletes extent %d, which has %d references", r.d.name, r.id, info.Refs)
+	here := false
+	for i, p := range it.Places {
+		if p == uint16(r.d.index)+1 {
+			here = here || it.Code == extentstore.NoCode && r.id == it.ID || it.Code != extentstore.NoCode && r.id == it.First+extentstore.ExtentID(i)
+		}
+	}
+	if here && !remake {
+		w.fail("garbage is not referenced", "%s deletes its copy %d of extent %d, which has references", r.d.name, r.id, it.ID)
 	}
 	// What was acknowledged and is undamaged here must be elsewhere too.
-	x := o.extent(r.id)
-	for i := range x.acks {
-		if a := &x.acks[i]; !a.late && !x.desperate && good(r.pieces, &a.piece) {
-			elsewhere := false
-			for _, name := range info.Replicas {
-				d := w.disks[w.diskOf(name)]
-				elsewhere = elsewhere || d != r.d && good(d.mirror(r.id).pieces, &a.piece)
-			}
-			if !elsewhere {
-				w.fail("acknowledged means readable", "%s deletes its replica of extent %d with the last good copy of %v", r.d.name, r.id, a.piece)
-			}
+	if it.Length > 0 {
+		but := r.d
+		if !here {
+			but = nil
 		}
+		if !r.d.intact(r.id, r.st.Queued()) && here {
+			return
+		}
+		o.kept(it.ID, but)
 	}
 }
 

@@ -81,7 +81,7 @@ func (o *owner) retry(n int, serve func(l *leader, reply func(resp)), done func(
 		if o.session != session {
 			return
 		}
-		if r.failed && (r.kind == stamp.Unavailable || r.kind == stamp.Busy || r.kind == stamp.Timeout) {
+		if r.failed && (r.kind == stamp.Unavailable || r.kind == stamp.Busy || r.kind == stamp.Timeout || r.kind == stamp.Full) {
 			o.w.do(o.proc, micros(appender.Backoff(n).Microseconds()), func() {
 				if o.session == session {
 					o.retry(n+1, serve, done)
@@ -189,7 +189,7 @@ func (o *owner) create(name string) {
 
 func (o *owner) begin(name string, id extentstore.ExtentID, primary extentstore.DiskID) {
 	if name == "a" {
-		o.sole, o.solePrim, o.soleAvoid = appender.NewSole(soleTarget, id), primary, ""
+		o.sole, o.solePrim, o.soleAvoid = appender.NewSole(soleTarget*o.w.unit, id), primary, ""
 		o.soleOpen = true
 		o.nextSole()
 		return
@@ -201,7 +201,7 @@ func (o *owner) begin(name string, id extentstore.ExtentID, primary extentstore.
 
 func (o *owner) piece() piece {
 	o.serial++
-	return piece{size: 1 + o.w.rng.Int64N(4), data: uint64(o.epoch)<<32 | o.serial, last: true}
+	return piece{size: (1 + o.w.rng.Int64N(4)) * o.w.unit, data: uint64(o.epoch)<<32 | o.serial, last: true}
 }
 
 // nextSole does the next thing with the sole appender's stream.
@@ -440,7 +440,7 @@ func (o *owner) shared(s *appender.Shared, p piece) {
 		if !r.failed {
 			p.off = r.n
 			w.oracle.ack(o, id, p, false)
-			if p.end() >= sharedTarget && o.sharedID == id {
+			if p.end() >= sharedTarget*w.unit && o.sharedID == id {
 				o.sharedShut = true
 			}
 			if w.calm {

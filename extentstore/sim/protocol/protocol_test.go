@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // before all is healed. A failing seed is printed and can be repeated.
 func TestSeeds(t *testing.T) {
 	steps := int(number(t, "STEPS", 0))
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	if seed := number(t, "SEED", 0); seed != 0 {
 		o := protocol.Options{Seed: seed, Steps: steps}
 		if os.Getenv("VERBOSE") != "" {

@@ -81,6 +81,7 @@ type world struct {
 	dup   float64
 	slow  float64
 	calm  bool // the faults are over
+	firm  bool // leaders stay
 
 	nodes   []*node
 	disks   []*disk
@@ -89,6 +90,15 @@ type world struct {
 	owners  []*owner
 	oracle  oracle
 	outs    []replica.Output
+
+	courses []*course
+	current *course // the one that runs
+
+	unit      int64 // of the size of appends, in bytes
+	coded     bool  // blob data is to be coded
+	fragments map[extentstore.ExtentID]bool
+	blobs     map[uint64][]byte // content of fragments
+	scratch   []byte
 }
 
 // violation is what a run ends with when an invariant does not hold.
@@ -190,6 +200,7 @@ func (w *world) newProc(name string) *proc {
 // resp is the answer to any call.
 type resp struct {
 	failed bool
+	bad    bool // of a poll: the disk has left service
 	kind   stamp.Kind
 	n      int64
 	state  extentstore.ReplicaState
@@ -197,6 +208,7 @@ type resp struct {
 	pieces []piece
 	info   extentstore.ExtentInfo
 	infos  []extentstore.StreamInfo
+	ids    []extentstore.ExtentID
 	epoch  stamp.Epoch
 }
 
@@ -212,7 +224,7 @@ func (w *world) send(from, to *proc, once bool, fn func()) {
 	if w.chance(w.slow) {
 		d += w.between(0, 40*ms)
 		if w.chance(0.1) {
-			d += w.between(0, 400*ms)
+			d += w.between(0, 200*ms)
 		}
 	}
 	deliver := func() {
@@ -269,7 +281,9 @@ func Run(o Options) (res Result) {
 	}
 	w := &world{opts: o, trace: o.Trace, hash: 0xcbf29ce484222325}
 	w.rng = rand.New(rand.NewPCG(o.Seed, 0x57a317))
+	w.fragments, w.blobs = map[extentstore.ExtentID]bool{}, map[uint64][]byte{}
 	defer func() {
+		defer w.abandon()
 		res = Result{Seed: o.Seed, Hash: w.hash, Events: w.events, Acked: w.oracle.acked, Sealed: w.oracle.sealed, When: time.Duration(w.now) * time.Microsecond}
 		switch p := recover().(type) {
 		case nil:
@@ -298,7 +312,12 @@ func (w *world) step() {
 func (w *world) build() {
 	nNodes := 3 + w.rng.IntN(3)
 	perNode := 1
-	if w.chance(0.3) {
+	w.unit = 16
+	switch {
+	case w.chance(0.1): // enough disks for fragments
+		nNodes, perNode = 4, 3
+		w.unit, w.coded = 16<<10, true
+	case w.chance(0.3):
 		perNode = 2
 	}
 	for i := range nNodes {
@@ -327,6 +346,9 @@ func (w *world) build() {
 	}
 	for _, n := range w.nodes {
 		n.background()
+		for _, d := range n.disks {
+			d.reclaim(nil)
+		}
 	}
 	w.nemesis()
 }
