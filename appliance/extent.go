@@ -148,7 +148,7 @@ func nodeOptions(c *config.Config, id extentstore.StampID, log *slog.Logger) (no
 	opts := node.Options{
 		ID: extentstore.NodeID(c.Name), Stamp: id,
 		JournalSize: int64(e.JournalSize), MaxUnflushed: max(int64(e.Memory)/int64(max(len(e.Disks), 1)), 1<<20),
-		ScrubEvery: time.Duration(e.Scrub), Trash: time.Duration(e.Trash),
+		ScrubEvery: time.Duration(e.Scrub), ScrubRate: int64(e.ScrubRate), CopyRate: int64(e.CopyRate), Trash: time.Duration(e.Trash),
 	}
 	if e.Journal != "" {
 		if err := openJournal(&opts, e.Journal, log); err != nil {

@@ -67,7 +67,9 @@ func (p *Process) openManager(ctx context.Context) error {
 	opts := manager.Options{
 		Dir: filepath.Join(c.Directory, stateName), Nodes: nodes, Peers: peers, ID: p.cfg.Name, Stamp: p.stampID,
 		Replicas: c.Replicas, ExtentTarget: int64(c.ExtentSize), Grace: time.Duration(c.Grace),
-		Upkeep: manager.UpkeepOptions{Replicas: c.Replicas, Lazy: time.Duration(c.HealAfter)},
+		Upkeep: manager.UpkeepOptions{
+			Replicas: c.Replicas, Lazy: time.Duration(c.HealAfter), Rate: int64(c.HealRate), CodeAge: time.Duration(c.CodeAfter),
+		},
 		Guests: []consensus.Guest{locks.Guest()},
 		Log:    p.log, Metrics: metrics,
 	}

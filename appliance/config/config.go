@@ -71,6 +71,13 @@ type Manager struct {
 	// HealAfter is how long a node may be away before what it holds is made
 	// anew elsewhere. A longer time spares copies while nodes are rebooted.
 	HealAfter Duration `toml:"heal-after"`
+	// HealRate is the bytes per second that all copies of healing, draining,
+	// balancing and coding may take together; 0: as much as the disks have to
+	// spare. Who has a narrow network sets it.
+	HealRate Size `toml:"heal-rate"`
+	// CodeAfter is how long an extent has to be sealed before it is coded,
+	// where a policy says so. Longer if much is deleted young.
+	CodeAfter Duration `toml:"code-after"`
 	// Grace is how long an extent stays after the last stream has let go of it.
 	Grace Duration `toml:"grace"`
 	// Lease is how long a PartitionServer that is not heard from keeps what it
@@ -96,6 +103,13 @@ type Extent struct {
 	// Scrub is the time for one pass over all sealed extents. Shorter finds
 	// rot sooner and reads more.
 	Scrub Duration `toml:"scrub"`
+	// ScrubRate is the most bytes per second that the pass reads from a disk,
+	// even if it gets late.
+	ScrubRate Size `toml:"scrub-rate"`
+	// CopyRate is the most bytes per second that copies write to a disk; 0: as
+	// much as the disk has to spare. Who sees copies in the latency of
+	// clients sets it.
+	CopyRate Size `toml:"copy-rate"`
 	// Trash is how long a reclaimed extent can be brought back.
 	Trash Duration `toml:"trash"`
 	// Memory is for appends that are durable in the journal and not yet on
@@ -116,9 +130,11 @@ type Disk struct {
 // Defaults.
 const (
 	DefaultHealAfter = 10 * time.Minute
+	DefaultCodeAfter = time.Hour
 	DefaultGrace     = time.Minute
 	DefaultLease     = 10 * time.Second
 	DefaultScrub     = 72 * time.Hour
+	DefaultScrubRate = 32 << 20
 	DefaultTrash     = 24 * time.Hour
 	DefaultMemory    = 64 << 20
 )
@@ -185,6 +201,7 @@ func (c *Config) fill() {
 		orDefault(&m.Replicas, extentstore.MaxReplicas)
 		orDefault(&m.ExtentSize, extentstore.DefaultExtent)
 		orDefault(&m.HealAfter, Duration(DefaultHealAfter))
+		orDefault(&m.CodeAfter, Duration(DefaultCodeAfter))
 		orDefault(&m.Grace, Duration(DefaultGrace))
 		orDefault(&m.Lease, Duration(DefaultLease))
 	}
@@ -195,6 +212,7 @@ func (c *Config) fill() {
 		}
 		orDefault(&e.Advertise, e.Listen)
 		orDefault(&e.Scrub, Duration(DefaultScrub))
+		orDefault(&e.ScrubRate, DefaultScrubRate)
 		orDefault(&e.Trash, Duration(DefaultTrash))
 		orDefault(&e.Memory, DefaultMemory)
 	}
@@ -292,6 +310,14 @@ func (c *Config) checkManager(say func(key, format string, args ...any)) {
 	if m.ExtentSize != 0 && (m.ExtentSize < 1<<20 || m.ExtentSize > 4<<30) {
 		say("manager.extent-size", "%s: want \"1 MiB\" to \"4 GiB\"", m.ExtentSize)
 	}
+	checkRate(say, "manager.heal-rate", m.HealRate)
+}
+
+// checkRate refuses rates at which nothing would ever get done.
+func checkRate(say func(key, format string, args ...any), key string, rate Size) {
+	if rate != 0 && rate < 1<<20 {
+		say(key, "%s a second: want at least \"1 MiB\"", rate)
+	}
 }
 
 func (c *Config) checkExtent(say func(key, format string, args ...any)) {
@@ -308,6 +334,8 @@ func (c *Config) checkExtent(say func(key, format string, args ...any)) {
 	if e.Memory != 0 && e.Memory < 8<<20 {
 		say("extent.memory", "%s: want at least \"8 MiB\"", e.Memory)
 	}
+	checkRate(say, "extent.scrub-rate", e.ScrubRate)
+	checkRate(say, "extent.copy-rate", e.CopyRate)
 	if len(e.Disks) == 0 {
 		say("extent.disks", "missing: at least one, as in [[extent.disks]] id = \"d1\" path = \"/srv/stamp/d1\"")
 	}

@@ -56,6 +56,9 @@ func TestGood(t *testing.T) {
 	if c.Extent.JournalSize != 4<<30 || time.Duration(c.Extent.Trash) != 24*time.Hour || c.Extent.Advertise != "10.0.0.1:7100" {
 		t.Errorf("extent: %+v", c.Extent)
 	}
+	if c.Manager.HealRate != 0 || time.Duration(c.Manager.CodeAfter) != time.Hour || c.Extent.ScrubRate != 32<<20 || c.Extent.CopyRate != 0 {
+		t.Errorf("upkeep: %+v, %+v", c.Manager, c.Extent)
+	}
 	if ok, offender := c.Loopback(); ok || offender != "10.0.0.1:7000" {
 		t.Errorf("Loopback = %v, %q", ok, offender)
 	}
@@ -80,6 +83,8 @@ func TestWrong(t *testing.T) {
 		{"twice the same disk", `path = "d2"`, `path = "/srv/d1/"`, `f.toml:29: extent.disks[1].path: "/srv/d1/" is also extent.disks[0]`},
 		{"disk without a path", `path = "d2"`, ``, `f.toml:27: extent.disks[1].path: missing`},
 		{"unreachable", `advertise = "10.0.0.1:7100"`, ``, `f.toml:17: extent.advertise: "0.0.0.0:7100" cannot be reached by others`},
+		{"slow healing", `heal-after = "3d"`, `heal-rate = "10 kB"`, `f.toml:15: manager.heal-rate: 9.8 KiB a second: want at least "1 MiB"`},
+		{"slow scrub", `"4 GiB"`, `"4 GiB"` + "\n" + `scrub-rate = "1 B"`, `f.toml:22: extent.scrub-rate: 1 B a second: want at least "1 MiB"`},
 		{"small journal", `"4 GiB"`, `"4 KiB"`, `f.toml:21: extent.journal-size: 4.0 KiB: want at least "16 MiB"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
