@@ -81,6 +81,13 @@ func (n *Disk) noteLoss() error {
 	}
 	n.states.f.Close()
 	n.states = l
+	for _, x := range n.extents {
+		// What it was doubted for is in the state log: whoever asks next
+		// waits for no journal.
+		x.mu.Lock()
+		n.step(x, &replica.Input{Event: replica.Logged, Change: x.r.Changes()})
+		x.mu.Unlock()
+	}
 	n.opts.Log.Error("the disk has lost what it alone held on a journal: its extents that are not sealed are doubtful", "disk", n.opts.ID, "journal", n.journal.store.String(), "doubtful", doubtful, "whole", sealed)
 	return nil
 }

@@ -378,6 +378,10 @@ func TestJournalLost(t *testing.T) {
 				if !r.disk(i).Lost() {
 					t.Errorf("disk %d does not know", i)
 				}
+				// That it is closed is durable already.
+				if s, err := r.disk(i).Close(ctx, 2); err != nil || !s.Doubtful || !s.Closed {
+					t.Errorf("close after the loss: %+v, %v", s, err)
+				}
 				r.create(i, 7)
 				r.add(i, 7, streamtest.Pattern(7, 5000))
 			}
