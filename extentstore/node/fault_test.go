@@ -467,6 +467,53 @@ func TestHungDisk(t *testing.T) {
 	close(release)
 }
 
+// deaf is a disk whose file system stops to say how much is free.
+type deaf struct {
+	disk.Disk
+	hangs atomic.Bool
+	end   chan struct{}
+}
+
+// Space implements disk.Disk.
+func (d *deaf) Space() (disk.Space, error) {
+	if d.hangs.Load() {
+		<-d.end
+	}
+	return d.Disk.Space()
+}
+
+// A disk that hangs can be asked how it is: first one who asks gets no answer,
+// others get what was known, and in the end that it has failed.
+func TestStateOfHungDisk(t *testing.T) {
+	d := sim.NewDisk(1, 256<<20)
+	hung := &deaf{end: make(chan struct{})}
+	n := openSim(t, d, func(o *node.Options) {
+		hung.Disk = o.Disks[0].Disk
+		o.Disks[0].Disk = hung
+		o.HangTimeout = 300 * time.Millisecond
+	})
+	create(t, n, 1)
+	d.SetFault(func(op sim.Op, name string, _ int64) error {
+		if op == sim.OpWrite {
+			<-hung.end
+		}
+		return nil
+	})
+	hung.hangs.Store(true)
+	first := make(chan error, 1)
+	go func() {
+		_, err := n.Disk(t.Context())
+		first <- err
+	}()
+	_, err := add(n, 1, []byte("x"))
+	wantKind(t, err, stamp.Unavailable)
+	if s, err := n.Disk(t.Context()); err != nil || !strings.Contains(s.Failed, "hangs") || s.Capacity == 0 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	close(hung.end)
+	must(t, <-first)
+}
+
 func TestBackPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := sim.NewDisk(1, 256<<20)

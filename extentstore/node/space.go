@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"stamp"
@@ -14,7 +15,8 @@ import (
 // space knows what is free on the data disk. What was promised to appends that
 // rest on the journal is taken off, since they must find room later.
 type space struct {
-	mu      sync.Mutex
+	asking  atomic.Bool // somebody waits for the file system
+	mu      sync.Mutex  // guards the fields below
 	last    disk.Space
 	at      time.Time
 	taken   int64 // bytes appended since at
@@ -31,8 +33,13 @@ const (
 	trashSlack = 16 << 20
 )
 
-// refresh asks the file system.
+// refresh asks the file system, unless somebody does already: one that hangs
+// does not answer, and the figure of before has to do.
 func (s *space) refresh(n *Disk) {
+	if !s.asking.CompareAndSwap(false, true) {
+		return
+	}
+	defer s.asking.Store(false)
 	now, err := n.disk.Space()
 	if err != nil {
 		return // the figure of before stands; a broken disk shows elsewhere
@@ -106,7 +113,9 @@ func (s *space) spare() int64 {
 
 // Disk implements extentstore.ExtentNode.
 func (n *Disk) Disk(context.Context) (extentstore.DiskState, error) {
-	n.space.refresh(n)
+	if n.failure() == nil {
+		n.space.refresh(n)
+	}
 	_, trash := n.trash.size()
 	n.space.mu.Lock()
 	defer n.space.mu.Unlock()
