@@ -47,7 +47,11 @@ func (n *Disk) Replicate(ctx context.Context, id extentstore.ExtentID, offset in
 // Fill is Replicate of a part of a sealed extent's content to a replica that
 // has answered a seal and is shorter than the seal.
 func (n *Disk) Fill(ctx context.Context, id extentstore.ExtentID, offset int64, blocks []extentstore.Block) error {
-	return n.replicated(ctx, &appending{op: "node.Fill", event: replica.Replicate, fill: true, blocks: blocks, offset: offset}, id)
+	const op = "node.Fill"
+	if err := n.bringTail(ctx, op, id); err != nil {
+		return err
+	}
+	return n.replicated(ctx, &appending{op: op, event: replica.Replicate, fill: true, blocks: blocks, offset: offset}, id)
 }
 
 func (n *Disk) replicated(ctx context.Context, a *appending, id extentstore.ExtentID) error {

@@ -2,11 +2,15 @@ package node
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"maps"
 	"slices"
 
+	"stamp"
 	"stamp/extentstore"
+	"stamp/extentstore/block"
 	"stamp/extentstore/disk"
 	"stamp/extentstore/replica"
 )
@@ -95,25 +99,88 @@ func (n *Disk) noteLoss() error {
 // endsInFile reports whether the file of an extent sealed at end has its last sector,
 // which only a flush of the whole extent writes.
 func (n *Disk) endsInFile(x *extent, end int64) bool {
-	l := x.live
 	if end == 0 {
 		return true
 	}
-	from := l.index.Unit(end - 1).Start
+	_, err := n.lastSector(x.id, &x.live.index, end)
+	return err == nil
+}
+
+// lastSector reads from an extent's file the bytes up to end of the sector in which
+// end lies; index ends there.
+func (n *Disk) lastSector(id extentstore.ExtentID, index *block.Index, end int64) ([]byte, error) {
+	from := index.Unit(end - 1).Start
 	at := sectorDown(from)
 	b := disk.GetBuffer(int(sectorUp(end) - at))
 	defer b.Put()
-	f, err := n.disk.Open(dataName(x.id), disk.Direct)
+	f, err := n.disk.Open(dataName(id), disk.Direct)
 	if err != nil {
-		return false
+		return nil, err
 	}
 	defer f.Close()
 	p := b.B[:sectorUp(end)-at]
 	if k, err := f.ReadAt(p, at); err == io.EOF {
 		clear(p[k:])
 	} else if err != nil {
-		return false
+		return nil, err
 	}
-	_, ok := l.index.Verify(from, p[from-at:end-at])
-	return ok
+	if bad, ok := index.Verify(from, p[from-at:end-at]); !ok {
+		return nil, fmt.Errorf("the unit at %d does not match its checksum", bad.Start)
+	}
+	return bytes.Clone(p[max(sectorDown(end-1), at)-at : end-at]), nil
+}
+
+// bringTail readies a replica that has lost its end with a journal for more bytes.
+// It was cut at the end of an append, and the sector in which that lies is in the
+// file alone: it comes into memory and onto the journal, where the last sector of
+// every replica is that may grow.
+func (n *Disk) bringTail(ctx context.Context, op string, id extentstore.ExtentID) error {
+	x := n.find(id)
+	if x == nil {
+		return nil // the append says so
+	}
+	x.mu.Lock()
+	end, short := x.lacksTail()
+	var index block.Index
+	if short {
+		index = x.live.index
+	}
+	x.mu.Unlock()
+	if !short {
+		return nil
+	}
+	p, err := n.lastSector(id, &index, end)
+	if err != nil {
+		n.damaged(id)
+		return stamp.Errorf(stamp.Corrupt, op, "extent %v: its end at %d: %w", id, end, err)
+	}
+	size := int64(entrySize(0, 0, len(p)))
+	if err := n.admitJournal(ctx, op, size, n.flusherSegments()+1); err != nil {
+		return err
+	}
+	defer n.journal.leave(size)
+	x.mu.Lock()
+	if now, short := x.lacksTail(); !short || now != end {
+		x.mu.Unlock()
+		return nil // another one was faster
+	}
+	l := x.live
+	n.activate(x)
+	c, segment, err := n.journal.add(nil, 0, entryTail, id, end, nil, p)
+	if err == nil {
+		l.write(n, sectorDown(end), p)
+		l.tailSeg = segment
+	}
+	x.mu.Unlock()
+	if err != nil {
+		return n.unavailable(op, err)
+	}
+	return n.await(ctx, op, c)
+}
+
+// lacksTail reports whether the sector in which the extent ends is not in memory,
+// although it may grow. Called with mu held.
+func (x *extent) lacksTail() (end int64, lacks bool) {
+	end = x.r.Queued()
+	return end, x.live != nil && !x.has(flagSealed|flagDeleted) && end%disk.SectorSize != 0 && len(x.live.chunks) == 0
 }
