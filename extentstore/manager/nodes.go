@@ -256,6 +256,10 @@ func (m *Manager) Space(ctx context.Context) (extentstore.Space, error) {
 	return ask(m, ctx, "space", func(ctx context.Context, l *leader) (extentstore.Space, error) { return l.space(ctx) })
 }
 
+// leastRoom is how many bytes must be free for user data on a disk that does not
+// count as full: with less an append of one block may be refused.
+const leastRoom = extentstore.MaxBlockSize
+
 func (m *leader) space(ctx context.Context) (extentstore.Space, error) {
 	if err := m.log.Read(ctx); err != nil {
 		return extentstore.Space{}, err
@@ -275,7 +279,7 @@ func (m *leader) space(ctx context.Context) (extentstore.Space, error) {
 		}
 		space.Capacity += disk.Capacity
 		space.Free += max(0, disk.Free)
-		if disk.Free > 0 {
+		if disk.Free >= leastRoom {
 			withRoom++
 		}
 	}

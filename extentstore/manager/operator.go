@@ -125,7 +125,7 @@ func (k *keeper) describe(status *extentstore.Status, census *Census, racks []st
 			s.State, s.Why = extentstore.DiskAway, why
 		case d.Draining && d.Extents == 0:
 			s.State = extentstore.DiskDrained
-		case s.Disk.Free <= 0:
+		case s.Disk.Free < leastRoom:
 			s.State = extentstore.DiskFull
 		}
 		if d.Draining {
