@@ -27,7 +27,7 @@ func extentTarget(size string) int64 {
 
 // Healed waits until every extent has all its copies, as the managers say.
 func (r *Rack) Healed(within time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
+	ctx, cancel := patience(within)
 	defer cancel()
 	began := time.Now()
 	var last error
@@ -202,6 +202,12 @@ func (l *Load) checkExtent(ctx context.Context, x extentstore.ExtentInfo, want [
 		}
 	}
 	if x.Coded != nil {
+		for _, r := range want {
+			if err := l.readBack(r, func(p []byte) (int, error) { return l.client.ReadExtent(ctx, x.ID, r.offset, p) }); err != nil {
+				errs = append(errs, fmt.Errorf("coded extent %s: %w", x.ID, err))
+				break
+			}
+		}
 		reps, err := l.rack.Client().Verify(ctx, x.ID.String())
 		if err != nil {
 			errs = append(errs, err)
@@ -213,6 +219,46 @@ func (l *Load) checkExtent(ctx context.Context, x extentstore.ExtentInfo, want [
 		}
 	}
 	return total, errors.Join(errs...)
+}
+
+// CheckContent reads every append that has been acknowledged until now as the
+// partition layer would, from whoever serves it. The load may go on.
+func (l *Load) CheckContent(ctx context.Context) error {
+	began := time.Now()
+	n := 0
+	var errs []error
+	for _, w := range l.writers {
+		w.mu.Lock()
+		log := w.log[:len(w.log):len(w.log)]
+		w.mu.Unlock()
+		n += len(log)
+		for _, r := range log {
+			err := l.readBack(r, func(p []byte) (int, error) {
+				if w.sole {
+					return l.client.ReadStream(ctx, w.name, r.offset, p)
+				}
+				return l.client.ReadExtent(ctx, r.extent, r.offset, p)
+			})
+			if err != nil {
+				errs = append(errs, fmt.Errorf("stream %s: %w", w.name, err))
+				break
+			}
+		}
+	}
+	l.rack.t.Logf("read %d acknowledged appends in %v", n, time.Since(began).Round(time.Millisecond))
+	return errors.Join(errs...)
+}
+
+// readBack holds what read gives against a record.
+func (l *Load) readBack(r record, read func(p []byte) (int, error)) error {
+	p := make([]byte, r.n)
+	if n, err := read(p); n < r.n {
+		return fmt.Errorf("read the acknowledged append of %d bytes at %d: %d bytes, %w", r.n, r.offset, n, err)
+	}
+	if xxhash.Sum64(p) != r.sum {
+		return fmt.Errorf("the acknowledged append of %d bytes at %d is damaged", r.n, r.offset)
+	}
+	return nil
 }
 
 // readReplica reads all of one replica, past the other ones.

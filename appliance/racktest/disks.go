@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"stamp/appliance/crashtest/powerfs"
+	"stamp/extentstore"
 )
 
 // A Disk is a data disk or journal of an ExtentNode.
@@ -38,6 +39,28 @@ func (d *Directory) Wipe() error { return empty(d.dir) }
 
 // Close implements Disk.
 func (d *Directory) Close() error { return nil }
+
+// Rot flips a bit in the middle of an extent's file.
+func (d *Directory) Rot(id extentstore.ExtentID) error {
+	f, err := os.OpenFile(filepath.Join(d.dir, "extents", id.String()), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], info.Size()/2); err != nil {
+		return err
+	}
+	b[0] ^= 4
+	if _, err := f.WriteAt(b[:], info.Size()/2); err != nil {
+		return err
+	}
+	return f.Sync()
+}
 
 func empty(dir string) error {
 	entries, err := os.ReadDir(dir)

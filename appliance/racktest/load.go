@@ -41,14 +41,17 @@ type record struct {
 	sum    uint64
 }
 
-// writer is one appender. Only its own goroutine uses it while it runs.
+// writer is one appender. While it runs only its own goroutine uses what is not
+// guarded.
 type writer struct {
 	name   string // of its stream
 	sole   bool
 	rng    *rand.Rand
 	append func(ctx context.Context, b extentstore.Block) (extentstore.ExtentID, int64, error)
-	log    []record
 	at     int64 // of a sole appender: bytes acknowledged
+
+	mu  sync.Mutex // guards log
+	log []record
 
 	lastAck atomic.Int64 // Unix nanoseconds
 	failed  atomic.Int64 // when an attempt failed after which none was acknowledged yet, or 0
@@ -186,7 +189,9 @@ func (l *Load) run(w *writer) {
 			r.offset = w.at
 			w.at += int64(len(p))
 		}
+		w.mu.Lock()
 		w.log = append(w.log, r)
+		w.mu.Unlock()
 		l.acks.Add(1)
 		l.bytes.Add(int64(len(p)))
 		gap := now.Sub(time.Unix(0, w.lastAck.Swap(now.UnixNano())))
@@ -224,6 +229,8 @@ func (l *Load) report(err error) {
 // succeed, and what an append that does not end waits for.
 func (l *Load) Stop() error {
 	l.stop.Store(true)
+	grace, cancel := patience(stopGrace)
+	defer cancel()
 	ended := make(chan struct{})
 	go func() {
 		l.work.Wait()
@@ -231,7 +238,7 @@ func (l *Load) Stop() error {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(stopGrace):
+	case <-grace.Done():
 		var hang []string
 		for _, w := range l.writers {
 			if since := time.Since(time.Unix(0, w.lastAck.Load())); since > stopGrace {
@@ -253,6 +260,8 @@ func (l *Load) Stop() error {
 // after now.
 func (l *Load) Resumed(within time.Duration) error {
 	began := time.Now()
+	ctx, cancel := patience(within)
+	defer cancel()
 	for {
 		var late []string
 		for _, w := range l.writers {
@@ -268,7 +277,7 @@ func (l *Load) Resumed(within time.Duration) error {
 			return err
 		case len(late) == 0:
 			return nil
-		case time.Since(began) > within:
+		case ctx.Err() != nil:
 			return fmt.Errorf("no acknowledged append within %v: %v", within, late)
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -71,7 +71,7 @@ func (p *Process) Start() error {
 
 // WaitReady waits until the process says that it serves.
 func (p *Process) WaitReady(wait time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	ctx, cancel := patience(wait)
 	defer cancel()
 	last := ""
 	for {
@@ -156,11 +156,13 @@ func (p *Process) Stop() error {
 		p.Continue()
 	}
 	p.cmd.Process.Signal(syscall.SIGTERM)
+	ctx, cancel := patience(15 * time.Second)
+	defer cancel()
 	select {
 	case <-p.exited:
 		p.cmd = nil
 		return p.exitErr
-	case <-time.After(15 * time.Second):
+	case <-ctx.Done():
 		p.cmd.Process.Signal(syscall.SIGQUIT) // goroutine dump into the output
 		select {
 		case <-p.exited:

@@ -2,6 +2,7 @@ package racktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"stamp/appliance"
 	"stamp/appliance/certs"
 	"stamp/appliance/stamptest"
+	"stamp/extentstore"
+	"stamp/extentstore/stream"
 	"stamp/extentstore/wire"
 )
 
@@ -30,6 +33,8 @@ type Options struct {
 
 	ExtentSize string        // "" means "8 MiB"
 	HealAfter  time.Duration // 0 means 3 s
+	Manager    string        // more lines of the section [manager]
+	Extent     string        // more lines of the section [extent]
 	Env        []string
 	Wait       time.Duration // for a process to be ready; 0 means 30 s
 }
@@ -40,6 +45,7 @@ type Rack struct {
 	opts Options
 	net  network
 	dir  string
+	ca   *certs.Authority
 
 	Managers []*Process
 	Nodes    []*Node
@@ -119,65 +125,140 @@ func (r *Rack) make() error {
 	if _, err := ca.Issue(Self, []wire.Role{wire.RoleOperator, wire.RolePartition}, "", 0); err != nil {
 		return err
 	}
-	var members strings.Builder
+	r.ca = ca
 	for i := range r.opts.Managers {
-		p, err := r.process(ca, fmt.Sprintf("m%d", i+1), "manager", wire.RoleManager)
+		p, err := r.process(fmt.Sprintf("m%d", i+1), "manager", wire.RoleManager)
 		if err != nil {
 			return err
 		}
 		r.Managers = append(r.Managers, p)
-		fmt.Fprintf(&members, "[[managers]]\nid = %q\naddress = %q\n", p.Name, p.host.Address)
 	}
 	for _, p := range r.Managers {
-		text := fmt.Sprintf("name = %q\ncertificates = %q\n%s\n[manager]\ndirectory = %q\nlisten = %q\nmetrics = %q\nextent-size = %q\nheal-after = %q\ngrace = \"10s\"\n",
-			p.Name, r.certDir(), members.String(), filepath.Join(p.dir, "manager"), p.host.Listen, p.host.Metrics, r.opts.ExtentSize, r.opts.HealAfter)
-		if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
-			return err
-		}
-		if _, err := command(r.opts.Binary, "member", "init", "--config", p.config); err != nil {
+		if err := r.initManager(p); err != nil {
 			return err
 		}
 	}
 	for i := range r.opts.ExtentNodes {
-		p, err := r.process(ca, fmt.Sprintf("en%d", i+1), "extent", wire.RoleExtent)
-		if err != nil {
-			return err
-		}
-		n := &Node{Process: p, Disks: r.opts.Disks(i + 1)}
-		r.Nodes = append(r.Nodes, n)
-		text := fmt.Sprintf("name = %q\nrack = \"rack-%d\"\ncertificates = %q\n%s\n[extent]\nlisten = %q\nadvertise = %q\nmetrics = %q\n",
-			p.Name, i+1, r.certDir(), members.String(), p.host.Listen, p.host.Address, p.host.Metrics)
-		if r.opts.Journal != nil {
-			n.Journal = r.opts.Journal(i + 1)
-			if err := n.Journal.Make(filepath.Join(p.dir, "journal")); err != nil {
-				return err
-			}
-			text += fmt.Sprintf("journal = %q\n", n.Journal.Path())
-		}
-		text += "journal-size = \"32 MiB\"\nreserve = \"32 MiB\"\n"
-		for j, d := range n.Disks {
-			if err := d.Make(filepath.Join(p.dir, fmt.Sprintf("d%d", j+1))); err != nil {
-				return err
-			}
-			text += fmt.Sprintf("[[extent.disks]]\nid = \"d%d\"\npath = %q\n", j+1, d.Path())
-		}
-		if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
-			return err
-		}
-		if _, err := command(r.opts.Binary, "disk", "format", "--config", p.config); err != nil {
+		if err := r.makeNode(i + 1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *Rack) process(ca *certs.Authority, name, role string, has wire.Role) (*Process, error) {
+// members is the part of a configuration that says who the managers are.
+func (r *Rack) members() string {
+	var b strings.Builder
+	for _, p := range r.Managers {
+		fmt.Fprintf(&b, "[[managers]]\nid = %q\naddress = %q\n", p.Name, p.host.Address)
+	}
+	return b.String()
+}
+
+// initManager writes the configuration of a manager and prepares its directory.
+func (r *Rack) initManager(p *Process, flags ...string) error {
+	text := fmt.Sprintf("name = %q\ncertificates = %q\n%s\n[manager]\ndirectory = %q\nlisten = %q\nmetrics = %q\nextent-size = %q\nheal-after = %q\ngrace = \"10s\"\n%s\n",
+		p.Name, r.certDir(), r.members(), p.managerDir(), p.host.Listen, p.host.Metrics, r.opts.ExtentSize, r.opts.HealAfter, r.opts.Manager)
+	if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
+		return err
+	}
+	_, err := command(r.opts.Binary, append([]string{"member", "init", "--config", p.config}, flags...)...)
+	return err
+}
+
+func (p *Process) managerDir() string { return filepath.Join(p.dir, "manager") }
+
+// AddManager starts one more manager and makes it a member.
+func (r *Rack) AddManager() (*Process, error) {
+	p, err := r.process(fmt.Sprintf("m%d", len(r.Managers)+1), "manager", wire.RoleManager)
+	if err != nil {
+		return nil, err
+	}
+	r.Managers = append(r.Managers, p)
+	if err := r.initManager(p, "--join"); err != nil {
+		return nil, err
+	}
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	_, err = r.Operate("member", "add", p.Name, p.host.Address)
+	return p, err
+}
+
+// RemoveManager takes a manager out of the stamp, whose process then ends by
+// itself.
+func (r *Rack) RemoveManager(p *Process) error {
+	if _, err := r.Operate("member", "remove", p.Name); err != nil {
+		return err
+	}
+	ctx, cancel := patience(r.opts.Wait)
+	defer cancel()
+	select {
+	case <-p.exited:
+		p.cmd = nil
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s goes on after it was removed\n%s", p.Name, p.Output())
+	}
+}
+
+// makeNode makes ExtentNode number i.
+func (r *Rack) makeNode(i int) error {
+	p, err := r.process(fmt.Sprintf("en%d", i), "extent", wire.RoleExtent)
+	if err != nil {
+		return err
+	}
+	n := &Node{Process: p}
+	r.Nodes = append(r.Nodes, n)
+	text := fmt.Sprintf("name = %q\nrack = \"rack-%d\"\ncertificates = %q\n%s\n[extent]\nlisten = %q\nadvertise = %q\nmetrics = %q\n",
+		p.Name, i, r.certDir(), r.members(), p.host.Listen, p.host.Address, p.host.Metrics)
+	if r.opts.Journal != nil {
+		n.Journal = r.opts.Journal(i)
+		if err := n.Journal.Make(filepath.Join(p.dir, "journal")); err != nil {
+			return err
+		}
+		text += fmt.Sprintf("journal = %q\n", n.Journal.Path())
+	}
+	text += "journal-size = \"32 MiB\"\nreserve = \"32 MiB\"\n" + r.opts.Extent + "\n"
+	if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
+		return err
+	}
+	for _, d := range r.opts.Disks(i) {
+		if err := n.AddDisk(d); err != nil {
+			return err
+		}
+	}
+	return n.Format()
+}
+
+// AddDisk makes a disk and puts it into the node's configuration.
+func (n *Node) AddDisk(d Disk) error {
+	id := fmt.Sprintf("d%d", len(n.Disks)+1)
+	if err := d.Make(filepath.Join(n.dir, id)); err != nil {
+		return err
+	}
+	n.Disks = append(n.Disks, d)
+	f, err := os.OpenFile(n.config, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "[[extent.disks]]\nid = %q\npath = %q\n", id, d.Path())
+	return errors.Join(err, f.Close())
+}
+
+// Format prepares the disks of the node that are new. It must not run.
+func (n *Node) Format() error {
+	_, err := command(n.rack.opts.Binary, "disk", "format", "--config", n.config)
+	return err
+}
+
+func (r *Rack) process(name, role string, has wire.Role) (*Process, error) {
 	p := &Process{Name: name, rack: r, role: role, dir: filepath.Join(r.dir, name)}
 	p.config = filepath.Join(p.dir, "stamp.toml")
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if _, err := ca.Issue(name, []wire.Role{has}, "", 0); err != nil {
+	if _, err := r.ca.Issue(name, []wire.Role{has}, "", 0); err != nil {
 		return nil, err
 	}
 	var err error
@@ -216,10 +297,7 @@ func (r *Rack) Heal(a, b string) {
 func (r *Rack) Client() *appliance.Remote {
 	r.t.Helper()
 	if r.client == nil {
-		var managers []string
-		for _, p := range r.Managers {
-			managers = append(managers, p.host.Address)
-		}
+		managers := r.addresses()
 		c, err := appliance.Connect(appliance.ConnectOptions{
 			Managers: managers, Certificates: r.certDir(), Name: Self, ExtentTarget: 0, Log: slog.New(slog.DiscardHandler),
 		})
@@ -253,17 +331,64 @@ func (r *Rack) Leader(ctx context.Context) (*Process, error) {
 	}
 }
 
+// Writes makes a stream with an extent, appends to it and deletes it: everything
+// for which the managers are needed.
+func (r *Rack) Writes(ctx context.Context) error {
+	c := r.Client().Client
+	f, err := c.Acquire(ctx, "/writes/")
+	if err != nil {
+		return err
+	}
+	w, err := f.Create(ctx, "/writes/one", stream.CreateOptions{Kind: extentstore.CommitLog})
+	if err != nil {
+		return err
+	}
+	if err := w.Append(ctx, extentstore.NewBlock([]byte("one"))); err != nil {
+		return err
+	}
+	return f.MultiModify(ctx, extentstore.Op{Kind: extentstore.OpDelete, Name: "/writes/one"})
+}
+
 // Stamp runs a stamp command and returns what it prints.
 func (r *Rack) Stamp(args ...string) (string, error) { return command(r.opts.Binary, args...) }
 
 // ConnectFlags are the flags with which an operator's command reaches the rack.
 func (r *Rack) ConnectFlags() []string {
-	return []string{"--config", r.Managers[0].config, "--as", Self}
+	return []string{"--managers", strings.Join(r.addresses(), ","), "--certificates", r.certDir(), "--as", Self}
+}
+
+// Operate runs a command of operators on the rack and returns what it prints.
+func (r *Rack) Operate(args ...string) (string, error) {
+	return r.Stamp(append(args, r.ConnectFlags()...)...)
+}
+
+func (r *Rack) addresses() []string {
+	var all []string
+	for _, p := range r.Managers {
+		all = append(all, p.host.Address)
+	}
+	return all
+}
+
+// disks are those of all nodes, and their journals.
+func (r *Rack) disks() (all []Disk) {
+	for _, n := range r.Nodes {
+		all = append(all, n.Disks...)
+		if n.Journal != nil {
+			all = append(all, n.Journal)
+		}
+	}
+	return all
 }
 
 func (r *Rack) close() {
 	if r.client != nil {
 		r.client.Close()
+	}
+	for _, d := range r.disks() {
+		if f, ok := d.(*Faulty); ok && f.disk != nil {
+			f.Work() // nobody who waits for a disk can be killed
+		}
 	}
 	for _, p := range r.Processes() {
 		if p.cmd == nil {
@@ -282,14 +407,9 @@ func (r *Rack) close() {
 			r.t.Logf("the end of what %s printed:\n%s", p.Name, p.Output())
 		}
 	}
-	for _, n := range r.Nodes {
-		for _, d := range append(append([]Disk{}, n.Disks...), n.Journal) {
-			if d == nil {
-				continue
-			}
-			if err := d.Close(); err != nil {
-				r.t.Errorf("disk of %s: %v", n.Name, err)
-			}
+	for _, d := range r.disks() {
+		if err := d.Close(); err != nil {
+			r.t.Errorf("disk %s: %v", d.Path(), err)
 		}
 	}
 	r.net.close()

@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"stamp/appliance/admin"
 	"stamp/extentstore"
 )
 
@@ -128,7 +127,7 @@ func (s *scene) end() {
 	must(s, s.load.Stop())
 	s.Log(s.load.Report())
 	must(s, s.rack.Healed(heal))
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := patience(5 * time.Minute)
 	defer cancel()
 	must(s, s.load.Check(ctx))
 }
@@ -196,7 +195,7 @@ func TestFaults(t *testing.T) {
 
 func (s *scene) leader() *Process {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), resume)
+	ctx, cancel := patience(resume)
 	defer cancel()
 	l, err := s.rack.Leader(ctx)
 	must(s, err)
@@ -241,11 +240,11 @@ func (s *scene) fullDisk() {
 	}
 	f.Close()
 	s.resumed()
-	s.waitCondition("en5/d1", extentstore.DiskFull)
+	s.rack.await(s, "en5/d1", extentstore.DiskFull, resume)
 	time.Sleep(pick(1*time.Second, 10*time.Second))
 	s.resumed()
 	must(s, os.Remove(name))
-	s.waitCondition("en5/d1", extentstore.DiskServing)
+	s.rack.await(s, "en5/d1", extentstore.DiskServing, resume)
 }
 
 // badDisk lets a disk fail. It leaves service by name and reason; its node goes
@@ -257,42 +256,14 @@ func (s *scene) badDisk() {
 	}
 	s.faulty.Fail()
 	s.resumed()
-	d := s.waitCondition("en4/d2", extentstore.DiskFailed)
+	d := s.rack.await(s, "en4/d2", extentstore.DiskFailed, resume)
 	if d.Why == "" {
 		s.Error("the status gives no reason for the failed disk")
 	}
-	s.Logf("en4/d2 is %s: %s", d.Condition, d.Why)
 	s.resumed()
 	out, err := s.rack.Stamp(append([]string{"disk", "list"}, s.rack.ConnectFlags()...)...)
 	if err != nil || !strings.Contains(out, "en4/d2") || !strings.Contains(out, "failed") {
 		s.Errorf("stamp disk list: %v\n%s", err, out)
-	}
-}
-
-// waitCondition waits until the managers say that a disk is in a condition.
-func (s *scene) waitCondition(id extentstore.DiskID, want extentstore.DiskCondition) admin.Disk {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), resume)
-	defer cancel()
-	last := ""
-	for {
-		l, err := s.rack.Client().Layer(ctx)
-		if err != nil {
-			last = err.Error()
-		}
-		for _, d := range l.Disks {
-			if d.ID == id {
-				if d.Condition == string(want) {
-					return d
-				}
-				last = d.Condition + " " + d.Why
-			}
-		}
-		select {
-		case <-ctx.Done():
-			s.Fatalf("disk %s is not %s within %v, last: %s", id, want, resume, last)
-		case <-time.After(50 * time.Millisecond):
-		}
 	}
 }
 

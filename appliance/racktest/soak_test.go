@@ -3,7 +3,6 @@
 package racktest
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -42,7 +41,7 @@ func TestSoak(t *testing.T) {
 		must(t, l.Stop())
 		t.Logf("round %d: %d faults; %v", round, faults, l.Report())
 		must(t, r.Healed(heal))
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		ctx, cancel := patience(5 * time.Minute)
 		must(t, l.Check(ctx))
 		must(t, l.Delete(ctx))
 		cancel()
