@@ -157,6 +157,31 @@ type Copier interface {
 	Reconstruct(ctx context.Context, id ExtentID, length int64, f Fragments, index int) error
 }
 
+// Trashed is a replica that a disk has dropped and still has.
+type Trashed struct {
+	ID      ExtentID
+	Kind    StreamKind
+	Length  int64 // bytes
+	Dropped time.Time
+}
+
+// A Restorer is an ExtentNode that keeps for a while what it has dropped.
+type Restorer interface {
+	ExtentNode
+
+	// Trash lists up to limit extents with ids above after of which the disk
+	// has dropped a replica and still has it, in rising order. Of several
+	// replicas of one extent it is the one that was dropped last.
+	Trash(ctx context.Context, after ExtentID, limit int) ([]Trashed, error)
+
+	// Restore takes back what Trash tells of an extent, as a sealed replica.
+	// It is durable on return, and was verified: Corrupt if it is damaged,
+	// NotFound if there is nothing of it in the trash, Invalid if the disk
+	// holds a replica. One that no stream needs is dropped again when the
+	// StreamManager is next asked, minutes later at the soonest.
+	Restore(ctx context.Context, id ExtentID) error
+}
+
 // A Member is one replica of the StreamManager's log.
 type Member struct {
 	ID      string

@@ -24,6 +24,8 @@
 //	POST /v1/extents/ID/repair                []string, what was found wrong
 //	GET  /v1/layer                            Layer
 //	POST /v1/drain?what=&on=true|false        null
+//	GET  /v1/trash?disk=&after=&limit=        []Trashed
+//	POST /v1/restore?disk=&extent=            null
 //	POST /v1/policy?kind=&code=               null
 //	POST /v1/members/ID?address=              null
 //	DELETE /v1/members/ID                     null

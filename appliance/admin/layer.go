@@ -40,6 +40,10 @@ type StreamLayer interface {
 
 	// Drain begins or ends moving everything off a disk ("en1/d1") or a node.
 	Drain(ctx context.Context, what string, on bool) error
+	// Trash gives what a disk has dropped and still has, by extent.
+	Trash(ctx context.Context, disk extentstore.DiskID, fn func(Trashed) error) error
+	// Restore takes a replica back from the trash of a disk.
+	Restore(ctx context.Context, disk extentstore.DiskID, id string) error
 	SetPolicy(ctx context.Context, kind, code string) error
 	AddMember(ctx context.Context, id, address string) error
 	RemoveMember(ctx context.Context, id string) error
@@ -88,9 +92,20 @@ type Disk struct {
 	Capacity  int64              `json:"capacity"`
 	Free      int64              `json:"free"`
 	Reserve   int64              `json:"reserve"`
+	Trash     int64              `json:"trash"`   // bytes that were dropped and can be had back; part of free
+	Foreign   int64              `json:"foreign"` // extents that this stamp never issued
 	Extents   int64              `json:"extents"`
 	Draining  bool               `json:"draining"`
 	Drain     Progress           `json:"drain,omitzero"`
+}
+
+// Trashed is a replica that a disk has dropped and still has.
+type Trashed struct {
+	Disk    extentstore.DiskID `json:"disk"`
+	Extent  string             `json:"extent"`
+	Kind    string             `json:"kind"`
+	Length  int64              `json:"length"`
+	Dropped time.Time          `json:"dropped"`
 }
 
 // Progress is how far a long piece of work has come.
@@ -139,7 +154,7 @@ func newLayer(st extentstore.Status, space extentstore.Space) Layer {
 		l.Disks = append(l.Disks, Disk{
 			ID: d.ID, Rack: d.Rack, Condition: string(d.State), Why: d.Why,
 			Capacity: d.Disk.Capacity, Free: d.Disk.Free, Reserve: d.Disk.Reserve,
-			Extents: d.Extents, Draining: d.Draining, Drain: newProgress(d.Drain),
+			Trash: d.Disk.Trash, Foreign: d.Disk.Foreign, Extents: d.Extents, Draining: d.Draining, Drain: newProgress(d.Drain),
 		})
 	}
 	return l

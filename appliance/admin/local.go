@@ -330,6 +330,65 @@ func (l *Local) Drain(ctx context.Context, what string, on bool) error {
 	return op.Drain(ctx, what, on)
 }
 
+// Trash implements StreamLayer.
+func (l *Local) Trash(ctx context.Context, disk extentstore.DiskID, fn func(Trashed) error) error {
+	for after := ""; ; {
+		page, err := l.trashPage(ctx, disk, after, MaxPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, t := range page {
+			if err := fn(t); err != nil {
+				return err
+			}
+		}
+		after = page[len(page)-1].Extent
+	}
+}
+
+func (l *Local) trashPage(ctx context.Context, disk extentstore.DiskID, after string, limit int) ([]Trashed, error) {
+	keeper, err := l.restorer(disk)
+	if err != nil {
+		return nil, err
+	}
+	var from extentstore.ExtentID
+	if after != "" {
+		if from, err = extentstore.ParseExtentID(after); err != nil {
+			return nil, err
+		}
+	}
+	page, err := keeper.Trash(ctx, from, limit)
+	out := []Trashed{}
+	for _, t := range page {
+		out = append(out, Trashed{Disk: disk, Extent: t.ID.String(), Kind: t.Kind.String(), Length: t.Length, Dropped: t.Dropped})
+	}
+	return out, err
+}
+
+// Restore implements StreamLayer.
+func (l *Local) Restore(ctx context.Context, disk extentstore.DiskID, id string) error {
+	keeper, err := l.restorer(disk)
+	if err != nil {
+		return err
+	}
+	parsed, err := extentstore.ParseExtentID(id)
+	if err != nil {
+		return err
+	}
+	return keeper.Restore(ctx, parsed)
+}
+
+func (l *Local) restorer(disk extentstore.DiskID) (extentstore.Restorer, error) {
+	node, err := l.Nodes.Node(disk)
+	if err != nil {
+		return nil, err
+	}
+	if keeper, ok := node.(extentstore.Restorer); ok {
+		return keeper, nil
+	}
+	return nil, stamp.Errorf(stamp.Unsupported, "admin", "disk %s has no trash", disk)
+}
+
 // SetPolicy implements StreamLayer.
 func (l *Local) SetPolicy(ctx context.Context, kind, code string) error {
 	op, err := l.operator()

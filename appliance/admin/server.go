@@ -201,6 +201,17 @@ func (s *server) layer() map[string]func(r *http.Request) (any, error) {
 			}
 			return l.Drain(ctx, q.Get("what"), on)
 		}),
+		"GET /v1/trash": func(r *http.Request) (any, error) {
+			q := r.URL.Query()
+			limit, err := pageLimit(q)
+			if err != nil {
+				return nil, err
+			}
+			return l.trashPage(r.Context(), extentstore.DiskID(q.Get("disk")), q.Get("after"), limit)
+		},
+		"POST /v1/restore": do(func(ctx context.Context, _ string, q url.Values) error {
+			return l.Restore(ctx, extentstore.DiskID(q.Get("disk")), q.Get("extent"))
+		}),
 		"POST /v1/policy": do(func(ctx context.Context, _ string, q url.Values) error {
 			return l.SetPolicy(ctx, q.Get("kind"), q.Get("code"))
 		}),

@@ -13,6 +13,7 @@ import (
 	"strconv"
 
 	"stamp"
+	"stamp/extentstore"
 )
 
 // through gives fn a name for the socket of a location that is short enough
@@ -226,6 +227,28 @@ func (c *Client) Layer(ctx context.Context) (Layer, error) {
 // Drain begins or ends moving everything off a disk or a node.
 func (c *Client) Drain(ctx context.Context, what string, on bool) error {
 	return c.change(ctx, "POST", "/drain", url.Values{"what": {what}, "on": {strconv.FormatBool(on)}})
+}
+
+// Trash gives what is in the trash of a disk.
+func (c *Client) Trash(ctx context.Context, disk extentstore.DiskID, fn func(Trashed) error) error {
+	after := ""
+	for {
+		page, err := call[[]Trashed](ctx, c, "GET", "/trash", url.Values{"disk": {string(disk)}, "after": {after}})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, t := range page {
+			if err := fn(t); err != nil {
+				return err
+			}
+		}
+		after = page[len(page)-1].Extent
+	}
+}
+
+// Restore takes a replica back from the trash of a disk.
+func (c *Client) Restore(ctx context.Context, disk extentstore.DiskID, id string) error {
+	return c.change(ctx, "POST", "/restore", url.Values{"disk": {string(disk)}, "extent": {id}})
 }
 
 // SetPolicy chooses the code of a kind of stream.

@@ -214,7 +214,7 @@ func TestFullStamp(t *testing.T) {
 	r := Start(t, Options{ExtentNodes: 3, Disks: func(int) []Disk { return []Disk{&Loop{Size: 320 << 20}} }})
 	ctx, cancel := patience(4 * time.Minute)
 	defer cancel()
-	f, err := r.Client().Client.Acquire(ctx, "/full/")
+	f, err := r.Client().Client.Acquire(ctx, "/full/", 0)
 	must(t, err)
 	commits, err := f.Create(ctx, "/full/log", stream.CreateOptions{Kind: extentstore.CommitLog})
 	must(t, err)

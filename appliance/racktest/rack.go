@@ -335,7 +335,7 @@ func (r *Rack) Leader(ctx context.Context) (*Process, error) {
 // for which the managers are needed.
 func (r *Rack) Writes(ctx context.Context) error {
 	c := r.Client().Client
-	f, err := c.Acquire(ctx, "/writes/")
+	f, err := c.Acquire(ctx, "/writes/", 0)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
@@ -12,6 +16,7 @@ import (
 	"stamp/appliance"
 	"stamp/appliance/admin"
 	"stamp/appliance/config"
+	"stamp/extentstore"
 )
 
 func diskCommand() *cli.Command {
@@ -23,6 +28,14 @@ func diskCommand() *cli.Command {
 			{Name: "drain", Usage: "move everything off a disk or a node", ArgsUsage: "NODE[/DISK]", Flags: layerFlags(), Action: onLayer(1, 1, diskDrain(true))},
 			{Name: "format", Usage: "prepare new disks of this node; without DISK all that are new", ArgsUsage: "[DISK...]", Flags: []cli.Flag{configFlag(), insecureFlag()}, Action: diskFormat,
 				Description: "The role extent must not run. Directories must be empty; a blank block device gets XFS."},
+			{Name: "trash", Usage: "what disks have dropped and still have",
+				Description: "What is deleted stays on its disk for a day (trash in the configuration), or until its space is needed.",
+				Subcommands: []*cli.Command{
+					{Name: "list", Aliases: []string{"ls"}, Usage: "list the trash of a disk, or of all", ArgsUsage: "[NODE/DISK]", Flags: layerFlags(), Action: onLayer(0, 1, trashList)},
+					{Name: "restore", Usage: "take the replica of an extent back", ArgsUsage: "NODE/DISK ID", Flags: layerFlags(), Action: onLayer(2, 2, trashRestore),
+						Description: "It is read from end to end before this succeeds. One that no stream needs is dropped again, a few\n" +
+							"minutes later at the soonest."},
+				}},
 			{Name: "undrain", Usage: "end a drain and use the disk again", ArgsUsage: "NODE[/DISK]", Flags: layerFlags(), Action: onLayer(1, 1, diskDrain(false))},
 		},
 	}
@@ -50,6 +63,49 @@ func diskList(c *cli.Context, layer admin.StreamLayer) error {
 		}
 	}
 	return l.close()
+}
+
+func trashList(c *cli.Context, layer admin.StreamLayer) error {
+	var disks []extentstore.DiskID
+	if c.Args().Present() {
+		disks = []extentstore.DiskID{extentstore.DiskID(c.Args().First())}
+	} else {
+		st, err := layer.Layer(c.Context)
+		if err != nil {
+			return err
+		}
+		for _, d := range st.Disks {
+			if d.Trash > 0 {
+				disks = append(disks, d.ID)
+			}
+		}
+	}
+	l := newList(c, []string{"DISK", "EXTENT", "KIND", "LENGTH", "DROPPED"}, func(t admin.Trashed) []string {
+		return []string{string(t.Disk), t.Extent, t.Kind, strconv.FormatInt(t.Length, 10), t.Dropped.UTC().Format(time.RFC3339)}
+	})
+	var failed error
+	for _, disk := range disks {
+		if err := layer.Trash(c.Context, disk, l.add); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return errors.Join(l.close(), failed)
+}
+
+func trashRestore(c *cli.Context, layer admin.StreamLayer) error {
+	disk := extentstore.DiskID(c.Args().Get(0))
+	id, err := extentID(c.Args().Get(1))
+	if err != nil {
+		return err
+	}
+	if err := layer.Restore(c.Context, disk, id); err != nil {
+		return err
+	}
+	if asJSON(c) {
+		return printJSON(c, map[string]any{"disk": disk, "extent": id})
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s has extent %s again\n", disk, id)
+	return err
 }
 
 func diskDrain(on bool) layerAction {
@@ -157,13 +213,22 @@ func memberAdd(c *cli.Context, layer admin.StreamLayer) error {
 
 func memberRemove(c *cli.Context, layer admin.StreamLayer) error {
 	id := c.Args().First()
+	// To remove one that is not there is no error for the StreamManager, which
+	// may be asked twice; from a person it is a slip.
+	st, err := layer.Layer(c.Context)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(st.Members, func(m admin.Member) bool { return m.ID == id }) {
+		return stamp.Errorf(stamp.NotFound, "stamp member remove", "no member %q", id)
+	}
 	if err := layer.RemoveMember(c.Context, id); err != nil {
 		return err
 	}
 	if asJSON(c) {
 		return printJSON(c, map[string]string{"removed": id})
 	}
-	_, err := fmt.Fprintf(c.App.Writer, "%s is no member any more\n", id)
+	_, err = fmt.Fprintf(c.App.Writer, "%s is no member any more\n", id)
 	return err
 }
 

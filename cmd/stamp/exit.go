@@ -54,7 +54,7 @@ func exitCode(err error) int {
 		return exitNotFound
 	case stamp.Denied:
 		return exitDenied
-	case stamp.Unavailable:
+	case stamp.Unavailable, stamp.Timeout:
 		return exitUnreachable
 	}
 	switch {

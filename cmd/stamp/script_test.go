@@ -3,8 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -12,6 +15,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"stamp/appliance/admin"
+	"stamp/extentstore"
 )
 
 func TestMain(m *testing.M) {
@@ -26,6 +32,11 @@ func TestScripts(t *testing.T) {
 			"status":    cmdStatus,
 			"holdport":  cmdHoldPort,
 			"freespace": cmdFreeSpace,
+			"freeport":  cmdFreePort,
+			"expand":    cmdExpand,
+			"ready":     cmdReady,
+			"disks":     cmdDisks,
+			"condition": cmdCondition,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {
@@ -105,6 +116,92 @@ func cmdHoldPort(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { l.Close() })
 	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+}
+
+// cmdFreePort finds addresses of loopback that nobody listens on: freeport VAR...
+func cmdFreePort(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer l.Close() // not before all are found
+		ts.Setenv(name, l.Addr().String())
+	}
+}
+
+// cmdExpand puts the values of variables into files: expand FILE...
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o644))
+	}
+}
+
+// cmdReady waits until a process says on its metrics port that it serves: ready
+// ADDRESS.
+func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
+	wait(ts, func() (done bool, state string) {
+		resp, err := http.Get("http://" + args[0] + "/readyz")
+		if err != nil {
+			return false, err.Error()
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return resp.StatusCode == http.StatusOK, fmt.Sprint(string(b), err)
+	})
+}
+
+// wait waits for something that comes soon.
+func wait(ts *testscript.TestScript, done func() (bool, string)) {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		ok, state := done()
+		if ok {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			ts.Fatalf("not within a minute: %s", state)
+		}
+	}
+}
+
+// layerOf asks the rack that the environment names.
+func layerOf(ts *testscript.TestScript) (l admin.Layer, state string) {
+	cmd := exec.Command("stamp", "status", "-o", "json")
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"STAMP_MANAGERS", "STAMP_CERTIFICATES", "STAMP_AS"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &l)
+	}
+	return l, fmt.Sprint(string(out), err)
+}
+
+// cmdDisks waits until so many disks serve: disks N.
+func cmdDisks(ts *testscript.TestScript, neg bool, args []string) {
+	wait(ts, func() (bool, string) {
+		l, state := layerOf(ts)
+		n := 0
+		for _, d := range l.Disks {
+			if d.Condition == string(extentstore.DiskServing) {
+				n++
+			}
+		}
+		return strconv.Itoa(n) == args[0], state
+	})
+}
+
+// cmdCondition waits until a disk is in a condition: condition DISK CONDITION.
+func cmdCondition(ts *testscript.TestScript, neg bool, args []string) {
+	wait(ts, func() (bool, string) {
+		l, state := layerOf(ts)
+		for _, d := range l.Disks {
+			if string(d.ID) == args[0] && d.Condition == args[1] {
+				return true, ""
+			}
+		}
+		return false, state
+	})
 }
 
 // cmdFreeSpace mounts a small file system: freespace DIR SIZE.

@@ -87,7 +87,10 @@ type diskOptions struct {
 	Reserve int64
 }
 
-var _ extentstore.Copier = (*Disk)(nil)
+var (
+	_ extentstore.Copier   = (*Disk)(nil)
+	_ extentstore.Restorer = (*Disk)(nil)
+)
 
 func newDisk(n *Node, o DiskOptions) *Disk {
 	d := &Disk{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -329,27 +330,27 @@ func (n *Disk) purge(more func(t *trashed, freed int64) bool) (freed int64) {
 	return freed
 }
 
-// Trashed is a replica that was dropped and can be had back.
-type Trashed struct {
-	ID      extentstore.ExtentID
-	Kind    extentstore.StreamKind
-	Length  int64
-	Dropped time.Time
-}
-
-// Trash lists what the disk has dropped, the oldest first.
-func (n *Disk) Trash() []Trashed {
-	items := n.trash.list()
-	out := make([]Trashed, len(items))
-	for i, t := range items {
-		out[i] = Trashed{t.id, t.kind, t.length, time.Unix(t.at, 0)}
+// Trash implements extentstore.Restorer.
+func (n *Disk) Trash(_ context.Context, after extentstore.ExtentID, limit int) ([]extentstore.Trashed, error) {
+	if err := n.reading("node.Trash"); err != nil {
+		return nil, err
 	}
-	return out
+	last := map[extentstore.ExtentID]*trashed{}
+	for _, t := range n.trash.list() {
+		if t.id > after {
+			last[t.id] = t // the oldest come first
+		}
+	}
+	ids := slices.Sorted(maps.Keys(last))
+	out := make([]extentstore.Trashed, 0, max(min(limit, len(ids)), 0))
+	for _, id := range ids[:cap(out)] {
+		t := last[id]
+		out = append(out, extentstore.Trashed{ID: id, Kind: t.kind, Length: t.length, Dropped: time.Unix(t.at, 0)})
+	}
+	return out, nil
 }
 
-// Restore takes back what was last dropped of an extent, as a sealed replica.
-// It is durable on return, and was verified: Corrupt if it is damaged, NotFound
-// if there is nothing of it in the trash, Invalid if the disk holds a replica.
+// Restore implements extentstore.Restorer.
 func (n *Disk) Restore(ctx context.Context, id extentstore.ExtentID) error {
 	const op = "node.Restore"
 	if err := n.serving(op); err != nil {

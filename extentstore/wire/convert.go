@@ -191,11 +191,11 @@ func fromOps(ops []*wirepb.Op) []extentstore.Op {
 }
 
 func toDisk(d *extentstore.DiskState) *wirepb.Disk {
-	return &wirepb.Disk{Capacity: d.Capacity, Free: d.Free, Reserve: d.Reserve, Failed: d.Failed}
+	return &wirepb.Disk{Capacity: d.Capacity, Free: d.Free, Reserve: d.Reserve, Failed: d.Failed, Trash: d.Trash, Foreign: d.Foreign}
 }
 
 func fromDisk(p *wirepb.Disk) extentstore.DiskState {
-	return extentstore.DiskState{Capacity: p.GetCapacity(), Free: p.GetFree(), Reserve: p.GetReserve(), Failed: p.GetFailed()}
+	return extentstore.DiskState{Capacity: p.GetCapacity(), Free: p.GetFree(), Reserve: p.GetReserve(), Failed: p.GetFailed(), Trash: p.GetTrash(), Foreign: p.GetForeign()}
 }
 
 func toSpace(s *extentstore.Space) *wirepb.SpaceReply {

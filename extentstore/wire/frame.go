@@ -82,6 +82,8 @@ import (
 //	pull         spec, 8 length, 1 count, count texts: DiskIDs
 //	encode       8 extent, 8 length, fragments
 //	reconstruct  8 extent, 8 length, fragments, 1 index
+//	trash        8 extent after which to begin, 4 limit
+//	restore      8 extent
 //
 //	blocks       4 count, at most 4096; of each: 4 bytes of payload, 4 CRC of each
 //	             64 KiB of it begun
@@ -94,8 +96,11 @@ import (
 //	read                 4 CRC of the payload
 //	close, stat, verify  state
 //	list                 2 count, count states
-//	disk                 8 capacity, 8 free, 8 reserve, long text: why it failed
+//	disk                 8 capacity, 8 free, 8 reserve, long text: why it failed,
+//	                     8 trash, 8 foreign; the last two may be missing
 //	sum                  4 CRC
+//	trash                2 count, of each: 8 extent, 1 kind, 8 length, 8 seconds
+//	                     since 1970 when it was dropped
 //	all others           nothing
 //
 //	state        8 extent, 8 length, 1 bits: 1 closed, 2 sealed, 4 doubtful, 8 absent
@@ -131,6 +136,8 @@ const (
 	typePull        = 28
 	typeEncode      = 29
 	typeReconstruct = 30
+	typeTrash       = 31
+	typeRestore     = 32
 )
 
 const (
@@ -142,13 +149,15 @@ const (
 	maxRead    = 4 << 20
 	maxStates  = 2048 // in the reply to a list
 	stateSize  = 17
+	maxTrashed = 2048 // in the reply to a trash
+	trashSize  = 25
 )
 
 // names are for errors and metrics.
 var names = map[byte]string{
 	typeCreate: "create", typeAppend: "append", typeReplicate: "replicate", typeRead: "read", typeClose: "close", typeSeal: "seal",
 	typeDelete: "delete", typeStat: "stat", typeList: "list", typeVerify: "verify", typeDisk: "disk", typeSum: "sum", typePull: "pull",
-	typeEncode: "encode", typeReconstruct: "reconstruct",
+	typeEncode: "encode", typeReconstruct: "reconstruct", typeTrash: "trash", typeRestore: "restore",
 }
 
 // A header is the fixed part of a frame.

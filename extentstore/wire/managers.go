@@ -233,18 +233,33 @@ func (m *Managers) Change(ctx context.Context, op string, fn func(ctx context.Co
 
 // callFor is call with the time after which another leader is looked for.
 func (m *Managers) callFor(ctx context.Context, op string, probeAfter time.Duration, fn func(ctx context.Context, k *member) error) error {
+	doubt, err := m.tryAll(ctx, op, probeAfter, fn)
+	if doubt && ctx.Err() == nil {
+		return stamp.Errorf(stamp.Timeout, op, "it may take effect: %w", err)
+	}
+	return err
+}
+
+// look is call for what changes nothing.
+func (m *Managers) look(ctx context.Context, op string, fn func(ctx context.Context, k *member) error) error {
+	_, err := m.tryAll(ctx, op, probeAfter, fn)
+	return err
+}
+
+// tryAll asks one member after the other until one leads. doubt says that an
+// attempt that failed may have taken effect.
+func (m *Managers) tryAll(ctx context.Context, op string, probeAfter time.Duration, fn func(ctx context.Context, k *member) error) (doubt bool, err error) {
 	patience, cancel := context.WithTimeout(ctx, m.opts.Patience)
 	defer cancel()
-	pause, doubt := firstRetry, false
-	for {
+	for pause := firstRetry; ; {
 		k := m.current()
 		err := m.attempt(ctx, k, probeAfter, fn)
 		if err == nil {
-			return nil
+			return false, nil
 		}
 		hint, verdict, err := judge(op, k, err)
 		if verdict == final {
-			return err
+			return false, err
 		}
 		doubt = doubt || verdict == unknown
 		moved := false
@@ -257,13 +272,10 @@ func (m *Managers) callFor(ctx context.Context, op string, probeAfter time.Durat
 			pause = min(2*pause, lastRetry)
 			continue
 		}
-		switch {
-		case ctx.Err() != nil:
-			return stamp.Errorf(stamp.Timeout, op, "%w (last: %v)", ctx.Err(), err)
-		case doubt:
-			return stamp.Errorf(stamp.Timeout, op, "it may take effect: %w", err)
+		if ctx.Err() != nil {
+			err = stamp.Errorf(stamp.Timeout, op, "%w (last: %v)", ctx.Err(), err)
 		}
-		return err
+		return doubt, err
 	}
 }
 
@@ -445,7 +457,7 @@ func (m *Managers) Seal(ctx context.Context, id extentstore.ExtentID, at int64) 
 // Stat implements extentstore.StreamManager.
 func (m *Managers) Stat(ctx context.Context, name string) (info extentstore.StreamInfo, err error) {
 	var streams []extentstore.StreamInfo
-	err = m.call(ctx, "wire.Stat", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.Stat", func(ctx context.Context, k *member) error {
 		streams = nil
 		in, err := k.streams.Stat(ctx, &wirepb.StatRequest{Name: name})
 		return parts(in, err, func(p *wirepb.StreamsPart) { streams = addStreams(streams, p) })
@@ -462,7 +474,7 @@ func (m *Managers) Stat(ctx context.Context, name string) (info extentstore.Stre
 // List implements extentstore.StreamManager. Of more than 1000 streams the
 // answer is not of one moment.
 func (m *Managers) List(ctx context.Context, prefix, after string, limit int) (streams []extentstore.StreamInfo, err error) {
-	err = m.call(ctx, "wire.List", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.List", func(ctx context.Context, k *member) error {
 		// What an earlier attempt brought is kept, but for its last stream,
 		// which may lack extents.
 		from := after
@@ -483,7 +495,7 @@ func (m *Managers) List(ctx context.Context, prefix, after string, limit int) (s
 
 // Extent implements extentstore.StreamManager.
 func (m *Managers) Extent(ctx context.Context, id extentstore.ExtentID) (info extentstore.ExtentInfo, err error) {
-	err = m.call(ctx, "wire.Extent", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.Extent", func(ctx context.Context, k *member) error {
 		e, err := k.streams.GetExtent(ctx, &wirepb.ExtentRequest{Extent: uint64(id)})
 		info = fromExtent(e)
 		return err
@@ -494,7 +506,7 @@ func (m *Managers) Extent(ctx context.Context, id extentstore.ExtentID) (info ex
 // Extents implements extentstore.StreamManager. Of more than 1000 extents the
 // answer is not of one moment.
 func (m *Managers) Extents(ctx context.Context, after extentstore.ExtentID, limit int) (infos []extentstore.ExtentInfo, err error) {
-	err = m.call(ctx, "wire.Extents", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.Extents", func(ctx context.Context, k *member) error {
 		from := after
 		if n := len(infos); n > 0 {
 			from = infos[n-1].ID
@@ -518,7 +530,7 @@ func (m *Managers) Extents(ctx context.Context, after extentstore.ExtentID, limi
 
 // Space implements extentstore.StreamManager.
 func (m *Managers) Space(ctx context.Context) (space extentstore.Space, err error) {
-	err = m.call(ctx, "wire.Space", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.Space", func(ctx context.Context, k *member) error {
 		r, err := k.streams.Space(ctx, &wirepb.SpaceRequest{})
 		space = fromSpace(r)
 		return err
@@ -565,7 +577,7 @@ func (m *Managers) Register(ctx context.Context, of extentstore.StampID, node ex
 
 // Directory implements extentstore.Registry.
 func (m *Managers) Directory(ctx context.Context) (nodes []extentstore.NodeInfo, err error) {
-	err = m.call(ctx, "wire.Directory", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.Directory", func(ctx context.Context, k *member) error {
 		nodes = nil
 		in, err := k.registry.Directory(ctx, &wirepb.DirectoryRequest{})
 		return parts(in, err, func(p *wirepb.DirectoryPart) {
@@ -613,7 +625,7 @@ func (m *Managers) Judge(ctx context.Context, of extentstore.StampID, disk exten
 
 // Status implements extentstore.Operator.
 func (m *Managers) Status(ctx context.Context) (s extentstore.Status, err error) {
-	err = m.call(ctx, "wire.Status", func(ctx context.Context, k *member) error {
+	err = m.look(ctx, "wire.Status", func(ctx context.Context, k *member) error {
 		r, err := k.operator.Status(ctx, &wirepb.StatusRequest{})
 		s = fromStatusReply(r)
 		return err

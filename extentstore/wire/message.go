@@ -100,12 +100,12 @@ func (r *request) encode(b []byte, call uint64) []byte {
 		b = le.AppendUint64(b, uint64(r.extent))
 		b = le.AppendUint64(b, uint64(r.offset))
 		b = le.AppendUint32(b, uint32(r.length))
-	case typeClose, typeDelete, typeStat, typeVerify:
+	case typeClose, typeDelete, typeStat, typeVerify, typeRestore:
 		b = le.AppendUint64(b, uint64(r.extent))
 	case typeSeal, typeSum:
 		b = le.AppendUint64(b, uint64(r.extent))
 		b = le.AppendUint64(b, uint64(r.length))
-	case typeList:
+	case typeList, typeTrash:
 		b = le.AppendUint64(b, uint64(r.extent))
 		b = le.AppendUint32(b, uint32(r.length))
 	case typeDisk:
@@ -179,12 +179,12 @@ func (r *request) decode(kind byte, meta []byte, payload int, intern func(p []by
 		r.offset = m.i64()
 		r.length = int64(m.u32())
 		m.bad = m.bad || r.length > maxRead
-	case typeClose, typeDelete, typeStat, typeVerify:
+	case typeClose, typeDelete, typeStat, typeVerify, typeRestore:
 		r.extent = m.extent()
 	case typeSeal, typeSum:
 		r.extent = m.extent()
 		r.length = m.i64()
-	case typeList:
+	case typeList, typeTrash:
 		r.extent = m.extent()
 		r.length = int64(m.u32())
 	case typeDisk:
@@ -252,6 +252,7 @@ type result struct {
 	state  extentstore.ReplicaState
 	states []extentstore.ReplicaState
 	disk   extentstore.DiskState
+	trash  []extentstore.Trashed
 }
 
 // encode makes header and meta of the answer to a request, in b.
@@ -274,6 +275,17 @@ func (s *result) encode(b []byte, kind byte, call uint64, payload int) []byte {
 		b = le.AppendUint64(b, uint64(s.disk.Free))
 		b = le.AppendUint64(b, uint64(s.disk.Reserve))
 		b = putLongText(b, s.disk.Failed, maxText)
+		b = le.AppendUint64(b, uint64(s.disk.Trash))
+		b = le.AppendUint64(b, uint64(s.disk.Foreign))
+	case typeTrash:
+		b = le.AppendUint16(b, uint16(len(s.trash)))
+		for i := range s.trash {
+			t := &s.trash[i]
+			b = le.AppendUint64(b, uint64(t.ID))
+			b = append(b, byte(t.Kind))
+			b = le.AppendUint64(b, uint64(t.Length))
+			b = le.AppendUint64(b, uint64(t.Dropped.Unix()))
+		}
 	}
 	finish(b, typeDone, call, payload)
 	return b
@@ -321,6 +333,19 @@ func (s *result) decode(kind byte, meta []byte) error {
 		}
 	case typeDisk:
 		s.disk = extentstore.DiskState{Capacity: m.i64(), Free: m.i64(), Reserve: m.i64(), Failed: m.longText()}
+		if !m.bad && len(m.b) > 0 {
+			s.disk.Trash, s.disk.Foreign = m.i64(), m.i64()
+		}
+	case typeTrash:
+		n := int(m.u16())
+		if n*trashSize > len(m.b) {
+			m.bad = true
+			break
+		}
+		s.trash = make([]extentstore.Trashed, n)
+		for i := range s.trash {
+			s.trash[i] = extentstore.Trashed{ID: m.extent(), Kind: extentstore.StreamKind(m.u8()), Length: m.i64(), Dropped: time.Unix(m.i64(), 0)}
+		}
 	}
 	return m.err("reply")
 }

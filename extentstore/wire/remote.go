@@ -13,12 +13,15 @@ type remote struct {
 	disk extentstore.DiskID
 }
 
-var _ extentstore.Copier = (*remote)(nil)
+var (
+	_ extentstore.Copier   = (*remote)(nil)
+	_ extentstore.Restorer = (*remote)(nil)
+)
 
 // repeatable says which calls may take effect twice without harm.
 func repeatable(kind byte) bool {
 	switch kind {
-	case typeAppend, typeReplicate:
+	case typeAppend, typeReplicate, typeRestore:
 		return false
 	}
 	return true
@@ -158,6 +161,33 @@ func (r *remote) List(ctx context.Context, after extentstore.ExtentID, limit int
 func (r *remote) Disk(ctx context.Context) (extentstore.DiskState, error) {
 	res, err := r.simple(ctx, newCall(typeDisk, r.disk))
 	return res.disk, err
+}
+
+// Trash implements extentstore.Restorer, in pages.
+func (r *remote) Trash(ctx context.Context, after extentstore.ExtentID, limit int) ([]extentstore.Trashed, error) {
+	var all []extentstore.Trashed
+	for {
+		page := min(limit-len(all), maxTrashed)
+		k := newCall(typeTrash, r.disk)
+		k.req.extent, k.req.length = after, int64(page)
+		res, err := r.simple(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, res.trash...)
+		if len(res.trash) < page || len(all) >= limit {
+			return all, nil
+		}
+		after = all[len(all)-1].ID
+	}
+}
+
+// Restore implements extentstore.Restorer.
+func (r *remote) Restore(ctx context.Context, id extentstore.ExtentID) error {
+	k := newCall(typeRestore, r.disk)
+	k.req.extent = id
+	_, err := r.simple(ctx, k)
+	return err
 }
 
 // Sum implements extentstore.Copier.

@@ -286,6 +286,8 @@ var may = func() map[byte][]Role {
 		typePull:        {},
 		typeEncode:      {},
 		typeReconstruct: {},
+		typeTrash:       {someone},
+		typeRestore:     {someone},
 	}
 }()
 

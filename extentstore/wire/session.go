@@ -365,6 +365,15 @@ func (k *served) call(res *result) (payload []byte, err error) {
 		res.state, err = node.Verify(k.ctx, r.extent)
 	case typeDisk:
 		res.disk, err = node.Disk(k.ctx)
+	case typeTrash, typeRestore:
+		keeper, ok := node.(extentstore.Restorer)
+		if !ok {
+			return nil, stamp.Errorf(stamp.Unsupported, "wire.Serve", "%s has no trash", r.disk)
+		}
+		if r.kind == typeRestore {
+			return nil, keeper.Restore(k.ctx, r.extent)
+		}
+		res.trash, err = keeper.Trash(k.ctx, r.extent, int(min(r.length, maxTrashed)))
 	default:
 		copier, ok := node.(extentstore.Copier)
 		if !ok {

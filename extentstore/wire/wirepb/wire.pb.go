@@ -1283,6 +1283,8 @@ type Disk struct {
 	Free          int64                  `protobuf:"varint,2,opt,name=free,proto3" json:"free,omitempty"`
 	Reserve       int64                  `protobuf:"varint,3,opt,name=reserve,proto3" json:"reserve,omitempty"`
 	Failed        string                 `protobuf:"bytes,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Trash         int64                  `protobuf:"varint,5,opt,name=trash,proto3" json:"trash,omitempty"`
+	Foreign       int64                  `protobuf:"varint,6,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1343,6 +1345,20 @@ func (x *Disk) GetFailed() string {
 		return x.Failed
 	}
 	return ""
+}
+
+func (x *Disk) GetTrash() int64 {
+	if x != nil {
+		return x.Trash
+	}
+	return 0
+}
+
+func (x *Disk) GetForeign() int64 {
+	if x != nil {
+		return x.Foreign
+	}
+	return 0
 }
 
 type SpaceReply struct {
@@ -2603,12 +2619,14 @@ const file_wire_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\";\n" +
 	"\vExtentsPart\x12,\n" +
 	"\aextents\x18\x01 \x03(\v2\x12.stamp.wire.ExtentR\aextents\"\x0e\n" +
-	"\fSpaceRequest\"h\n" +
+	"\fSpaceRequest\"\x98\x01\n" +
 	"\x04Disk\x12\x1a\n" +
 	"\bcapacity\x18\x01 \x01(\x03R\bcapacity\x12\x12\n" +
 	"\x04free\x18\x02 \x01(\x03R\x04free\x12\x18\n" +
 	"\areserve\x18\x03 \x01(\x03R\areserve\x12\x16\n" +
-	"\x06failed\x18\x04 \x01(\tR\x06failed\"\xd5\x01\n" +
+	"\x06failed\x18\x04 \x01(\tR\x06failed\x12\x14\n" +
+	"\x05trash\x18\x05 \x01(\x03R\x05trash\x12\x18\n" +
+	"\aforeign\x18\x06 \x01(\x03R\aforeign\"\xd5\x01\n" +
 	"\n" +
 	"SpaceReply\x12\x1a\n" +
 	"\bcapacity\x18\x01 \x01(\x03R\bcapacity\x12\x12\n" +
