@@ -514,6 +514,51 @@ func TestStateOfHungDisk(t *testing.T) {
 	must(t, <-first)
 }
 
+// leaping is a clock that leaps over the time in which a process is stopped.
+type leaping struct {
+	stamp.Clock
+	by atomic.Int64
+}
+
+// Now implements stamp.Clock.
+func (c *leaping) Now() time.Time { return c.Clock.Now().Add(time.Duration(c.by.Load())) }
+
+// A process that was stopped while its disk worked must not take the disk out of
+// service when it goes on; a disk that hangs after that must go all the same.
+func TestStoppedProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := sim.NewDisk(1, 256<<20)
+		clock := &leaping{Clock: stamp.SystemClock{}}
+		n := openSim(t, d, func(o *node.Options) { o.Clock = clock })
+		defer n.Shutdown()
+		create(t, n, 1)
+		release := make(chan struct{})
+		d.SetFault(func(op sim.Op, name string, _ int64) error {
+			if op == sim.OpWrite {
+				<-release
+			}
+			return nil
+		})
+		answer := make(chan error, 1)
+		go func() {
+			_, err := add(n, 1, []byte("x"))
+			answer <- err
+		}()
+		time.Sleep(3 * time.Second)
+		clock.by.Add(int64(time.Hour))
+		time.Sleep(10 * time.Second)
+		if s, err := n.Disk(t.Context()); err != nil || s.Failed != "" {
+			t.Errorf("after a standstill: %+v, %v", s, err)
+		}
+		time.Sleep(30 * time.Second)
+		if s, err := n.Disk(t.Context()); err != nil || !strings.Contains(s.Failed, "hangs") {
+			t.Errorf("a disk that hangs after a standstill: %+v, %v", s, err)
+		}
+		wantKind(t, <-answer, stamp.Unavailable)
+		close(release)
+	})
+}
+
 func TestBackPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := sim.NewDisk(1, 256<<20)

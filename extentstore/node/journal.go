@@ -485,6 +485,8 @@ func (j *journal) serve(clock stamp.Clock, hang time.Duration) {
 	j.wg.Go(func() {
 		t := clock.NewTimer(watchEvery)
 		defer t.Stop()
+		var v vigil
+		v.look(clock.Now())
 		for {
 			select {
 			case <-t.C():
@@ -493,7 +495,9 @@ func (j *journal) serve(clock stamp.Clock, hang time.Duration) {
 			}
 			j.metrics.observe(j)
 			j.confirm()
-			if hung := j.watch.hangs(clock.Now()); hung > hang {
+			now := clock.Now()
+			seen := v.look(now)
+			if hung := seen(j.watch.hangs(now)); hung > hang {
 				err := fmt.Errorf("the journal hangs: nothing done for %v", hung.Round(time.Second))
 				j.onFail(err)
 				j.fail(err)
