@@ -28,7 +28,7 @@ func (f *Folder) modify(ctx context.Context, ops []extentstore.Op, done func()) 
 	if f.Fenced() {
 		return f.errFenced()
 	}
-	infos, err := f.ask(ctx, ops)
+	infos, err := f.c.askModify(ctx, map[string]stamp.Epoch{f.name: f.epoch}, ops)
 	switch stamp.KindOf(err) {
 	case stamp.Fenced:
 		f.setFenced()
@@ -63,24 +63,6 @@ func (f *Folder) mayChange(op *extentstore.Op) error {
 		}
 	}
 	return nil
-}
-
-// ask repeats what has certainly not taken effect.
-func (f *Folder) ask(ctx context.Context, ops []extentstore.Op) ([]extentstore.StreamInfo, error) {
-	epochs := map[string]stamp.Epoch{f.name: f.epoch}
-	var b backoff
-	for {
-		infos, err := f.c.manager.MultiModify(ctx, epochs, ops)
-		switch stamp.KindOf(err) {
-		case stamp.Unavailable, stamp.Busy:
-		default:
-			return infos, err
-		}
-		f.c.metrics.managerRetries.Inc()
-		if err := b.pause(ctx, f.c.opts.Clock); err != nil {
-			return nil, err
-		}
-	}
 }
 
 // apply brings memory in step with an op that has been applied. Called with mu

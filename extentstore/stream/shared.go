@@ -222,6 +222,26 @@ func (s *Shared) wait(ctx context.Context, x *sharedExtent) {
 	}
 }
 
+// Hold seals the current extent and lets no append begin until release is
+// called, which must be done once; appends wait meanwhile. So all extents of the
+// stream can be cloned.
+func (s *Shared) Hold(ctx context.Context) (release func(), err error) {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	release = func() { <-s.turn }
+	if old := s.cur.Load(); old != nil {
+		if err := s.finish(ctx, old); err != nil {
+			release()
+			return nil, err
+		}
+		s.cur.Store(nil)
+	}
+	return release, nil
+}
+
 // Current is the extent that is being appended to, 0 if there is none.
 func (s *Shared) Current() extentstore.ExtentID {
 	if x := s.cur.Load(); x != nil {
