@@ -19,6 +19,7 @@ import (
 	"stamp/partition/blob"
 	"stamp/partition/file"
 	"stamp/partition/lock/host"
+	"stamp/partition/schema"
 	"stamp/partition/server"
 )
 
@@ -173,14 +174,19 @@ func (d *Dev) space() extentstore.Space {
 func (d *Dev) openPartitionLayer(ctx context.Context) error {
 	s, err := server.Open(ctx, server.Options{
 		Client: d.streams, CacheSize: blockCache, MemTableSize: int(d.sizes.memTable),
-		Space: d.space, Log: d.log, Metrics: d.registry,
+		Rules: schema.Rules(), Space: d.space, Log: d.log, Metrics: d.registry,
 	})
 	if err != nil {
 		return err
 	}
 	d.ranges = s
 	d.onClose("ranges", s.Close)
-	for _, name := range server.Ranges() {
+	for _, name := range server.Tables() {
+		if s.Range(name) == nil {
+			return stamp.Errorf(stamp.Unsupported, "appliance.Dev", "table %s has several ranges, and this role serves tables of one", name)
+		}
+	}
+	for _, name := range server.Tables() {
 		go d.watch(name)
 	}
 	return nil

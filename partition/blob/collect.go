@@ -18,8 +18,9 @@ import (
 //  1. gives up uploads that have lasted too long,
 //  2. removes what deleted containers have left,
 //  3. removes uncommitted blocks that nobody has touched for a week,
-//  4. unlinks extents in which nothing lives,
-//  5. rewrites extents in which little lives, and unlinks them too.
+//  4. counts live bytes anew if the range has been split or merged,
+//  5. unlinks extents in which nothing lives,
+//  6. rewrites extents in which little lives, and unlinks them too.
 //
 // Every step is a series of commits, each of which leaves the rows and the
 // live bytes in agreement, so a crash in the middle needs no repair.
@@ -98,6 +99,9 @@ func (s *Service) collect(ctx context.Context, force bool) (err error) {
 			return err
 		}
 		s.cursor.expired = now
+	}
+	if err := s.recount(ctx); err != nil {
+		return err
 	}
 	return s.reclaim(ctx, force)
 }

@@ -43,7 +43,11 @@ func (s *Service) rewrite(ctx context.Context, victims map[extentstore.ExtentID]
 // thousand from a key on; next is where to go on, nil at the end.
 func (s *Service) pointing(ctx context.Context, from, upper []byte, victims map[extentstore.ExtentID]bool) (keys [][]byte, next []byte, err error) {
 	err = s.r.View(ctx, func(v *rangestore.Snapshot) error {
-		it, err := v.Iter(from, upper)
+		lower, upper, some := v.Clip(from, upper)
+		if !some {
+			return nil
+		}
+		it, err := v.Iter(lower, upper)
 		if err != nil {
 			return err
 		}

@@ -65,11 +65,15 @@ func (s *Service) bury(ctx context.Context, g *schema.GraveRow) error {
 	return err
 }
 
-// sweep removes the next rows of a deleted container, and returns where to go
-// on, nil at the end.
+// sweep removes the next rows that this range has of a deleted container, and
+// returns where to go on, nil at the end.
 func (s *Service) sweep(ctx context.Context, id uint64, from, upper []byte) (next []byte, err error) {
 	n := 0
 	err = s.r.Update(ctx, rangestore.Latches{Write: [][]byte{containerLatch(id)}}, func(tx *rangestore.Tx) error {
+		from, upper, some := tx.Clip(from, upper)
+		if !some {
+			return nil
+		}
 		it, err := tx.Iter(from, upper)
 		if err != nil {
 			return err

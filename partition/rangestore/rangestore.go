@@ -75,6 +75,10 @@ type Options struct {
 	MemTableSize int                   // 0 means 32 MiB.
 	Log          *slog.Logger          // nil means discard.
 	Metrics      prometheus.Registerer // nil means none.
+
+	Descriptor Descriptor // The zero value is the only range of its table.
+	Rules      Rules      // For rows that belong to the range; needed to split and merge.
+	Handover   []byte     // What a range that was merged into this one has left behind, or nil.
 }
 
 // DefaultMemTableSize is the memtable size of a range that does not say.
@@ -88,15 +92,22 @@ const DefaultMemTableSize = 32 << 20
 type Range struct {
 	name     string
 	log      *slog.Logger
+	dir      string
 	db       *pebble.DB
+	fs       vfs.FS
 	terminal Terminal    // nil if FS cannot be fenced
 	fenced   func() bool // never nil
 	latches  latches
 	gate     gate
+	barrier  barrier
+	era      atomic.Pointer[era]
+	rules    Rules
 	ids      ids
 	metrics  *metrics
 	share    *registration
 	own      *Scheduler // nil if share is of a shared one
+
+	trimming chan struct{} // taken by a Trim
 
 	admit   chan struct{} // a token per commit in flight, MaxInFlight of them
 	commits chan *commit  // from Update to settle, in nearly the order of the log
@@ -115,6 +126,8 @@ type Range struct {
 	done   chan struct{}
 	closed bool
 	stop   chan struct{} // closed by Close
+	desc   Descriptor
+	past   []*era // that are over, but have not been seen to have ended
 }
 
 // Open opens or creates the range that the file system holds.
@@ -135,16 +148,23 @@ func Open(ctx context.Context, opts Options) (*Range, error) {
 		opts.Dir = "/"
 	}
 	r := &Range{
-		name:    opts.Name,
-		log:     opts.Log.With("range", opts.Name),
-		fenced:  opts.Fenced,
-		admit:   make(chan struct{}, MaxInFlight),
-		commits: make(chan *commit, MaxInFlight),
-		settled: make(chan struct{}),
-		drained: make(chan struct{}, 1),
-		done:    make(chan struct{}),
-		stop:    make(chan struct{}),
+		name:     opts.Name,
+		log:      opts.Log.With("range", opts.Name),
+		fenced:   opts.Fenced,
+		trimming: make(chan struct{}, 1),
+		admit:    make(chan struct{}, MaxInFlight),
+		commits:  make(chan *commit, MaxInFlight),
+		settled:  make(chan struct{}),
+		drained:  make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		stop:     make(chan struct{}),
+		fs:       opts.FS,
+		dir:      opts.Dir,
+		desc:     opts.Descriptor,
+		rules:    opts.Rules,
 	}
+	r.barrier.init()
+	r.era.Store(newEra(opts.Descriptor.Bounds))
 	r.terminal, _ = opts.FS.(Terminal)
 	if r.fenced == nil {
 		r.fenced = func() bool { return false }
@@ -157,18 +177,12 @@ func Open(ctx context.Context, opts Options) (*Range, error) {
 		opts.Scheduler = r.own
 	}
 	r.share = opts.Scheduler.share(r.interrupt)
+	r.share.setOpening(true)
 	var err error
 	if r.db, err = openPebble(opts, r); err != nil {
 		r.share.leave()
 		r.closeOwn()
 		return nil, &stamp.Error{Op: "rangestore.Open", What: fmt.Sprintf("range %s: %v", opts.Name, err), Kind: openKind(err), Err: err}
-	}
-	if err := r.ids.load(r.db); err != nil {
-		defer r.closeOwn()
-		return nil, errors.Join(stamp.Errorf(stamp.KindOf(err), "rangestore.Open", "range %s: %w", opts.Name, err), r.db.Close())
-	}
-	if r.own != nil {
-		r.own.Open()
 	}
 	r.metrics = newMetrics(opts.Metrics, r)
 	go r.settle()
@@ -178,6 +192,13 @@ func Open(ctx context.Context, opts Options) (*Range, error) {
 	} else {
 		close(r.watched)
 	}
+	if err := r.settleIn(ctx, opts.Handover); err != nil {
+		return nil, errors.Join(stamp.Errorf(stamp.KindOf(err), "rangestore.Open", "range %s: %w", opts.Name, err), r.Close(ctx))
+	}
+	if r.own != nil {
+		r.own.Open()
+	}
+	r.share.setOpening(false)
 	return r, nil
 }
 

@@ -13,7 +13,7 @@ import (
 
 // Get calls fn with the value of a row, which is valid until fn returns, and
 // reports whether there is one. fn sees only what is durable. Its error is
-// returned as it is.
+// returned as it is. NotOwner if the range does not have the key.
 func (r *Range) Get(ctx context.Context, key []byte, fn func(value []byte) error) (found bool, err error) {
 	start := time.Now()
 	defer func() { r.metrics.get.observe(start, err) }()
@@ -21,6 +21,11 @@ func (r *Range) Get(ctx context.Context, key []byte, fn func(value []byte) error
 		return false, err
 	}
 	defer r.leave()
+	e := r.join()
+	defer e.leave()
+	if err := r.within(&e.Bounds, "rangestore.Get", key); err != nil {
+		return false, err
+	}
 	value, closer, err := r.db.Get(key)
 	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 		return false, r.readError("rangestore.Get", err)
@@ -34,13 +39,22 @@ func (r *Range) Get(ctx context.Context, key []byte, fn func(value []byte) error
 			return false, err
 		}
 	}
-	if err := r.check(); err != nil {
+	if err := r.checkIn(e, owned(key)); err != nil {
 		return false, err
 	}
 	if !found {
 		return false, nil
 	}
 	return true, fn(value)
+}
+
+// checkIn is check for a read that began in e, and that has read rows that
+// belong to the range itself or has not.
+func (r *Range) checkIn(e *era, own bool) error {
+	if own && e.away.Load() {
+		return r.errNotOwner("rangestore")
+	}
+	return r.check()
 }
 
 // ReadSum reads a sum row; one that is not there is 0.
@@ -86,6 +100,8 @@ type Snapshot struct {
 	r       *Range
 	ctx     context.Context // of the View, which the Snapshot does not outlive
 	snap    *pebble.Snapshot
+	era     *era
+	own     bool // it has read rows that belong to the range itself
 	horizon uint64
 	pins    pins
 }
@@ -100,18 +116,24 @@ func (r *Range) View(ctx context.Context, fn func(v *Snapshot) error) (err error
 		return err
 	}
 	defer r.leave()
-	v := &Snapshot{r: r, ctx: ctx, snap: r.db.NewSnapshot()}
+	e := r.join()
+	defer e.leave()
+	v := &Snapshot{r: r, ctx: ctx, era: e, snap: r.db.NewSnapshot()}
 	v.horizon = r.gate.horizon()
 	defer v.snap.Close()
 	defer v.pins.release()
 	if err := fn(v); err != nil {
 		return err
 	}
-	return r.check()
+	return r.checkIn(e, v.own)
 }
 
 // Get returns the value of a row, valid until the View ends.
 func (v *Snapshot) Get(key []byte) (value []byte, found bool, err error) {
+	if err := v.r.within(&v.era.Bounds, "rangestore.Snapshot.Get", key); err != nil {
+		return nil, false, err
+	}
+	v.own = v.own || owned(key)
 	value, closer, err := v.snap.Get(key)
 	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, v.r.readError("rangestore.Snapshot.Get", err)
@@ -130,7 +152,17 @@ func (v *Snapshot) Get(key []byte) (value []byte, found bool, err error) {
 
 // Iter scans rows from lower up to upper, which it excludes; nil means no
 // bound. It waits for the commits that were in flight when the View began.
+//
+// A scan begins in the range that has lower, else it is NotOwner, and ends at
+// the range's end at the latest: Continuation says where it goes on. Who goes
+// downwards begins in the range that has upper. Without a lower bound it is of
+// all the rows that the range has, also those that belong to itself.
 func (v *Snapshot) Iter(lower, upper []byte) (*Iter, error) {
+	lower, upper, next, err := v.r.span(&v.era.Bounds, "rangestore.Snapshot.Iter", lower, upper)
+	if err != nil {
+		return nil, err
+	}
+	v.own = v.own || len(lower) == 0 || owned(lower)
 	if err := v.r.waitGate(v.ctx, v.horizon); err != nil {
 		return nil, err
 	}
@@ -138,15 +170,25 @@ func (v *Snapshot) Iter(lower, upper []byte) (*Iter, error) {
 	if err != nil {
 		return nil, v.r.readError("rangestore.Snapshot.Iter", err)
 	}
-	return v.pins.iter(v.r, it), nil
+	return v.pins.iter(v.r, it, next), nil
+}
+
+// Clip is Bounds.Clip of the bounds under which the View began.
+func (v *Snapshot) Clip(lower, upper []byte) (lo, hi []byte, some bool) {
+	return v.era.Clip(lower, upper)
 }
 
 // An Iter walks rows in the order of their keys. It begins nowhere: call
 // First, Last or a Seek. Key and Value are valid until the next move.
 type Iter struct {
-	r  *Range
-	it *pebble.Iterator // nil once closed
+	r    *Range
+	it   *pebble.Iterator // nil once closed
+	next []byte
 }
+
+// Continuation is where the scan goes on in another range, nil if it ends in
+// this one.
+func (i *Iter) Continuation() []byte { return i.next }
 
 // First moves to the first row.
 func (i *Iter) First() bool { return i.it.First() }
@@ -202,8 +244,8 @@ type pins struct {
 	iters   []*Iter
 }
 
-func (p *pins) iter(r *Range, it *pebble.Iterator) *Iter {
-	i := &Iter{r, it}
+func (p *pins) iter(r *Range, it *pebble.Iterator, next []byte) *Iter {
+	i := &Iter{r, it, next}
 	p.iters = append(p.iters, i)
 	return i
 }

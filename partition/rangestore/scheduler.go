@@ -8,8 +8,8 @@ import (
 )
 
 // A Scheduler shares a number of compactions among ranges. It
-// grants none before it is opened: Pebble's Open would wait for a compaction
-// that the replay of its log has set off.
+// grants none before it is opened, nor to a range that is being opened: Pebble's
+// Open would wait for a compaction that the replay of its log has set off.
 //
 // A compaction begins when a range asks while there is room (TrySchedule), or
 // when the granter finds room and a range that waits. The granter is one
@@ -57,6 +57,7 @@ type registration struct {
 
 	db       pebble.DBForCompaction // nil until Pebble registers
 	running  int
+	opening  bool // the range is being opened
 	closed   bool // takes no new compaction
 	asked    bool // the granter is calling db
 	idle     sync.Cond
@@ -185,8 +186,17 @@ func (r *registration) schedule() bool {
 }
 
 func (r *registration) roomLocked() bool {
-	return r.db != nil && !r.closed && r.running < r.db.GetAllowedWithoutPermission() &&
+	return r.db != nil && !r.opening && !r.closed && r.running < r.db.GetAllowedWithoutPermission() &&
 		(r.failures == 0 || time.Now().After(r.resume))
+}
+
+// setOpening lets no compaction of this range begin while it is opened, even
+// if those of others may: Pebble's Open would wait for it.
+func (r *registration) setOpening(opening bool) {
+	r.s.mu.Lock()
+	r.opening = opening
+	r.s.mu.Unlock()
+	r.s.wake()
 }
 
 // failed notes that work of the range in the background has failed.

@@ -1,6 +1,7 @@
 package rangestore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 // that got it returns, for one goroutine at a time.
 type Tx struct {
 	r       *Range
+	bounds  *Bounds
+	foreign error // the first key that the range does not have
 	batch   *pebble.Batch
 	held    []heldLatch
 	changes marks
@@ -36,6 +39,7 @@ var commitPool = sync.Pool{New: func() any { return &commit{outcome: make(chan e
 func (r *Range) newCommit() *commit {
 	c := commitPool.Get().(*commit)
 	c.r, c.batch = r, r.db.NewBatch()
+	c.bounds, c.foreign = &r.era.Load().Bounds, nil
 	return c
 }
 
@@ -43,7 +47,7 @@ func (r *Range) newCommit() *commit {
 // commit was applied.
 func (c *commit) recycle() {
 	_ = c.batch.Close() // gives its memory back; cannot fail
-	c.r, c.batch = nil, nil
+	c.r, c.batch, c.bounds, c.foreign = nil, nil, nil, nil
 	c.held = c.held[:0]
 	c.changes.reset()
 	c.reads.reset()
@@ -55,8 +59,10 @@ func (c *commit) recycle() {
 // its error is returned as it is; what fn read was durable then as well. fn
 // may run once only, must not call Update, and must not keep the Tx.
 //
-// An error of kind Timeout, Fenced, Unavailable, or Full after the commit was
-// under way leaves its outcome open; its latches stay held until it is known.
+// NotOwner means that the range does not have one of the keys, and that nothing
+// has happened. An error of kind Timeout, Fenced, Unavailable, or Full after the
+// commit was under way leaves its outcome open; its latches stay held until it
+// is known.
 func (r *Range) Update(ctx context.Context, names Latches, fn func(tx *Tx) error) (err error) {
 	start := time.Now()
 	defer func() { r.metrics.update.observe(start, err) }()
@@ -64,6 +70,14 @@ func (r *Range) Update(ctx context.Context, names Latches, fn func(tx *Tx) error
 		return err
 	}
 	defer r.leave()
+	if err := r.pass(ctx); err != nil {
+		return err
+	}
+	defer r.barrier.leave()
+	return r.update(ctx, names, fn)
+}
+
+func (r *Range) update(ctx context.Context, names Latches, fn func(tx *Tx) error) (err error) {
 	c := r.newCommit()
 	if c.held, err = r.latches.acquire(ctx, names, c.held); err != nil {
 		c.recycle()
@@ -104,6 +118,9 @@ func (c *commit) run(fn func(tx *Tx) error) error {
 	}()
 	err := fn(&c.Tx)
 	ok = true
+	if c.foreign != nil { // whatever fn made of it
+		return c.foreign
+	}
 	return err
 }
 
@@ -228,6 +245,9 @@ func (r *Range) stalled() error {
 // own Get would read a block of the last level to find that out, an iterator
 // asks the level's Bloom filter: 1.2 us for 8, and no read from the disk.
 func (tx *Tx) Get(key []byte) (value []byte, found bool, err error) {
+	if err := tx.within("rangestore.Tx.Get", key); err != nil {
+		return nil, false, err
+	}
 	tx.reads.add(tx.r.hash(key))
 	it, err := tx.r.db.NewIter(&filtered)
 	if err != nil {
@@ -257,15 +277,25 @@ func (tx *Tx) GetSum(key []byte) (int64, error) {
 	return DecodeSum(value)
 }
 
-// Iter scans the committed rows from lower up to upper, which it excludes; nil
-// means no bound. It ends at the latest when fn returns.
+// Iter scans the committed rows from lower up to upper, which it excludes, as
+// Snapshot.Iter does. It ends at the latest when fn returns.
 func (tx *Tx) Iter(lower, upper []byte) (*Iter, error) {
+	lower, upper, next, err := tx.r.span(tx.bounds, "rangestore.Tx.Iter", lower, upper)
+	if err != nil {
+		tx.foreign = err
+		return nil, err
+	}
 	tx.reads.all = true
 	it, err := tx.r.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return nil, tx.r.readError("rangestore.Tx.Iter", err)
 	}
-	return tx.pins.iter(tx.r, it), nil
+	return tx.pins.iter(tx.r, it, next), nil
+}
+
+// Clip is Bounds.Clip of the range's bounds.
+func (tx *Tx) Clip(lower, upper []byte) (lo, hi []byte, some bool) {
+	return tx.bounds.Clip(lower, upper)
 }
 
 // Set writes a row. Key and value are copied.
@@ -296,9 +326,18 @@ func (tx *Tx) Delete(key []byte) error {
 	return tx.batch.Delete(key, nil)
 }
 
-// DeleteRange removes the rows from lower up to upper, which it excludes.
+// DeleteRange removes the rows from lower up to upper, which it excludes. All
+// of that must be the range's: Bounds.Clip cuts it down to what is.
 func (tx *Tx) DeleteRange(lower, upper []byte) error {
 	if err := tx.change(lower); err != nil {
+		return err
+	}
+	_, hi, _, err := tx.r.span(tx.bounds, "rangestore.Tx.DeleteRange", lower, upper)
+	if err == nil && !bytes.Equal(hi, upper) {
+		err = tx.r.errNotOwner("rangestore.Tx.DeleteRange")
+	}
+	if err != nil {
+		tx.foreign = err
 		return err
 	}
 	tx.changes.all = true
@@ -321,8 +360,19 @@ func (tx *Tx) change(key []byte) error {
 	if len(key) == 0 || len(key) > MaxKey {
 		return stamp.Errorf(stamp.Invalid, "rangestore.Tx", "key of %d bytes, want 1 to %d", len(key), MaxKey)
 	}
+	if err := tx.within("rangestore.Tx", key); err != nil {
+		return err
+	}
 	tx.changes.add(tx.r.hash(key))
 	return nil
+}
+
+func (tx *Tx) within(op string, key []byte) error {
+	err := tx.r.within(tx.bounds, op, key)
+	if err != nil && tx.foreign == nil {
+		tx.foreign = err
+	}
+	return err
 }
 
 func (r *Range) hash(key []byte) uint64 { return maphash.Bytes(r.latches.seed, key) }

@@ -43,11 +43,7 @@ import (
 //	60                            times of a directory of that name: DirectoryRow
 //	61                            POSIX column of a container, under the empty name: Posix
 //
-// What becomes of range-owned rows when a range splits or merges: live bytes
-// are recounted; counters and the ceiling go to both children and the larger
-// one survives a merge; graves and orphans follow their container, to both
-// children if it is split; 06 rows follow their blob; 07 rows go to both
-// children, and each forgets those of containers that it does not have.
+// owned.go says what becomes of range-owned rows when a range splits or merges.
 const (
 	TableLive    = 0x01
 	TableVersion = 0x03

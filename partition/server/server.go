@@ -9,6 +9,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -24,8 +25,8 @@ import (
 	"stamp/partition/streamfs"
 )
 
-// The ranges of a stamp, one for each object table. Each lives in the folder
-// "/<name>/1/" of the stream namespace.
+// The object tables of a stamp. A table is one or more ranges, each of which
+// lives in a folder of its own, "/<table>/<id>/"; see catalogue.go.
 const (
 	Account = "account"
 	Blob    = "blob"
@@ -33,11 +34,11 @@ const (
 	Message = "message"
 )
 
-// Ranges are the names of all ranges.
-func Ranges() []string { return []string{Account, Blob, Entity, Message} }
+// Tables are the names of all tables.
+func Tables() []string { return []string{Account, Blob, Entity, Message} }
 
-// Folder is the folder of a range.
-func Folder(name string) string { return "/" + name + "/1/" }
+// Folder is the folder of a range of a table.
+func Folder(table string, id rangestore.RangeID) string { return fmt.Sprintf("/%s/%d/", table, id) }
 
 // Options configures a Server. The zero value of a field is usable except
 // where it says Required.
@@ -51,6 +52,10 @@ type Options struct {
 	MemTables   int64
 	Compactions int // At a time, of all ranges; 0 means half the processors, at least one.
 	OpenFiles   int // Kept open for reading, of all ranges; 0 means 1000.
+
+	// Rules say what becomes of rows that belong to a range when it is split
+	// or merged.
+	Rules rangestore.Rules
 
 	// Space tells how full the stamp's disks are, from memory; nil means
 	// never full.
@@ -92,11 +97,13 @@ func (o *Options) fill() error {
 // A Server serves the ranges of a stamp.
 type Server struct {
 	opts      Options
-	ranges    map[string]*served
+	tables    map[string]*table
 	scheduler *rangestore.Scheduler
 	cache     *pebble.Cache
 	files     *pebble.FileCache
-	stop      chan struct{}
+	metrics   *metrics
+	life      context.Context // ends when the server begins to close
+	stop      context.CancelFunc
 	bg        sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
@@ -109,20 +116,21 @@ type served struct {
 	r      *rangestore.Range
 }
 
-// Open acquires the folders of all ranges, which fences whoever served them,
-// and opens them at the same time.
+// Open acquires the folders of all tables and ranges, which fences whoever
+// served them, and opens the ranges at the same time.
 func Open(ctx context.Context, opts Options) (*Server, error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
 	s := &Server{
 		opts:      opts,
-		ranges:    make(map[string]*served),
+		tables:    make(map[string]*table),
 		scheduler: rangestore.NewScheduler(opts.Compactions),
 		cache:     pebble.NewCache(opts.CacheSize),
 		files:     pebble.NewFileCache(runtime.GOMAXPROCS(0), opts.OpenFiles),
-		stop:      make(chan struct{}),
+		metrics:   newMetrics(opts.Metrics),
 	}
+	s.life, s.stop = context.WithCancel(context.Background())
 	if err := s.openAll(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
 	}
@@ -132,58 +140,52 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 }
 
 func (s *Server) openAll(ctx context.Context) error {
-	names := Ranges()
-	opened := make([]*served, len(names))
+	names := Tables()
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
-		wg.Go(func() { opened[i], errs[i] = s.open(ctx, name) })
+		t := newTable(s, name)
+		s.tables[name] = t
+		wg.Go(func() { errs[i] = t.open(ctx) })
 	}
 	wg.Wait()
-	for i, name := range names {
-		if opened[i] != nil {
-			s.ranges[name] = opened[i]
-		}
-	}
 	return errors.Join(errs...)
 }
 
-func (s *Server) open(ctx context.Context, name string) (*served, error) {
-	begin := s.opts.Clock.Now()
-	folder, err := s.opts.Client.Acquire(ctx, Folder(name), 0)
-	if err != nil {
-		return nil, stamp.Errorf(stamp.KindOf(err), "server.Open", "acquire %s: %w", Folder(name), err)
+// all are the ranges that are open.
+func (s *Server) all() []*served {
+	var all []*served
+	for _, name := range Tables() {
+		if t := s.tables[name]; t != nil {
+			all = append(all, t.list()...)
+		}
 	}
-	fs, err := streamfs.New(folder, streamfs.Options{
-		Space: s.opts.Space, Log: s.opts.Log, Metrics: s.opts.Metrics, Clock: s.opts.Clock,
-	})
-	if err != nil {
-		return nil, err
-	}
-	r, err := rangestore.Open(ctx, rangestore.Options{
-		Name: name, FS: fs, Cache: s.cache, FileCache: s.files, Scheduler: s.scheduler,
-		MemTableSize: s.opts.MemTableSize, Log: s.opts.Log, Metrics: s.opts.Metrics,
-	})
-	if err != nil {
-		return nil, errors.Join(err, fs.Close(ctx))
-	}
-	s.opts.Log.Info("range opened", "range", name, "epoch", folder.Epoch(), "took", s.opts.Clock.Now().Sub(begin))
-	return &served{folder, fs, r}, nil
+	return all
 }
 
-// Range is an open range; nil if there is none of that name.
+// Range is the range of a table that has only one; nil if there is no such
+// table, or it has several.
 func (s *Server) Range(name string) *rangestore.Range {
-	if sv := s.ranges[name]; sv != nil {
+	if sv := s.only(name); sv != nil {
 		return sv.r
 	}
 	return nil
 }
 
-// Folder is the folder of an open range, for its blob data stream; nil if
-// there is none of that name.
+// Folder is the folder of the range of a table that has only one, for its blob
+// data stream; nil as with Range.
 func (s *Server) Folder(name string) *stream.Folder {
-	if sv := s.ranges[name]; sv != nil {
+	if sv := s.only(name); sv != nil {
 		return sv.folder
+	}
+	return nil
+}
+
+func (s *Server) only(name string) *served {
+	if t := s.tables[name]; t != nil {
+		if list := t.list(); len(list) == 1 {
+			return list[0]
+		}
 	}
 	return nil
 }
@@ -196,15 +198,18 @@ func (s *Server) Close(ctx context.Context) error {
 }
 
 func (s *Server) close(ctx context.Context) error {
-	close(s.stop)
+	s.stop()
+	for _, t := range s.tables {
+		t.turn <- struct{}{} // kept: a change under way has ended, and none begins
+	}
 	s.bg.Wait()
 	s.scheduler.Shut()
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
-	for _, sv := range s.ranges {
+	for _, sv := range s.all() {
 		wg.Go(func() {
-			err := errors.Join(sv.r.Close(ctx), sv.fs.Close(ctx))
+			err := sv.close(ctx)
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)
@@ -212,9 +217,14 @@ func (s *Server) close(ctx context.Context) error {
 	}
 	wg.Wait()
 	s.scheduler.Close()
+	s.metrics.unregister()
 	s.files.Unref()
 	s.cache.Unref()
 	return errors.Join(errs...)
+}
+
+func (sv *served) close(ctx context.Context) error {
+	return errors.Join(sv.r.Close(ctx), sv.fs.Close(ctx))
 }
 
 const governEvery = time.Second
@@ -226,7 +236,7 @@ func (s *Server) govern() {
 	var flushed <-chan struct{} // of the flush begun last
 	for {
 		select {
-		case <-s.stop:
+		case <-s.life.Done():
 			return
 		case <-t.C():
 		}
@@ -247,7 +257,7 @@ func (s *Server) govern() {
 func (s *Server) flushLargest() <-chan struct{} {
 	var total, largest uint64
 	var victim *rangestore.Range
-	for _, sv := range s.ranges {
+	for _, sv := range s.all() {
 		size := sv.r.MemTableSize()
 		total += size
 		if size > largest {

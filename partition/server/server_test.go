@@ -57,7 +57,7 @@ func TestOptions(t *testing.T) {
 	if _, err := Open(t.Context(), Options{}); stamp.KindOf(err) != stamp.Invalid {
 		t.Errorf("without a client: got %v, want Invalid", err)
 	}
-	if Folder(Blob) != "/blob/1/" || len(Ranges()) != 4 || rangestore.DefaultMemTableSize != 32<<20 {
+	if Folder(Blob, 1) != "/blob/1/" || len(Tables()) != 4 || rangestore.DefaultMemTableSize != 32<<20 {
 		t.Error("names and sizes changed")
 	}
 }
@@ -68,14 +68,14 @@ func TestServerServesAllRanges(t *testing.T) {
 	if s.Range("none") != nil || s.Folder("none") != nil {
 		t.Error("there is a range that was not opened")
 	}
-	for _, name := range Ranges() {
+	for _, name := range Tables() {
 		set(t, s.Range(name), name, []byte("x"))
-		if s.Folder(name).Name() != Folder(name) || s.Range(name).Name() != name {
+		if s.Folder(name).Name() != Folder(name, 1) || s.Range(name).Name() != name {
 			t.Errorf("%s is in %s", name, s.Folder(name).Name())
 		}
 	}
 	// A blob data stream in the folder is none of Pebble's files.
-	data, err := s.Folder(Blob).OpenShared(t.Context(), Folder(Blob)+"data", extentstore.BlobData)
+	data, err := s.Folder(Blob).OpenShared(t.Context(), Folder(Blob, 1)+"data", extentstore.BlobData)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,12 +85,12 @@ func TestServerServesAllRanges(t *testing.T) {
 	closeServer(t, s)
 
 	s = openServer(t, l, Options{})
-	for _, name := range Ranges() {
+	for _, name := range Tables() {
 		if !found(t, s.Range(name), name) || found(t, s.Range(name), "other") {
 			t.Errorf("%s lost its row or has another's", name)
 		}
 	}
-	if info, ok := s.Folder(Blob).Stat(Folder(Blob) + "data"); !ok || info.SealedLength() != 4 {
+	if info, ok := s.Folder(Blob).Stat(Folder(Blob, 1) + "data"); !ok || info.SealedLength() != 4 {
 		t.Errorf("blob data stream: got %+v, %v", info, ok)
 	}
 }
@@ -103,7 +103,7 @@ func TestSecondServerFencesTheFirst(t *testing.T) {
 	if !found(t, second.Range(Blob), "a") {
 		t.Error("the second server lost a row")
 	}
-	for _, name := range Ranges() {
+	for _, name := range Tables() {
 		err := first.Range(name).Update(t.Context(), rangestore.Latches{}, func(tx *rangestore.Tx) error {
 			return tx.Set([]byte("b"), nil)
 		})

@@ -89,8 +89,12 @@ func (f folder) create(ctx context.Context, name string, opts stream.CreateOptio
 
 func (f folder) open(name string) (source, error) { return f.Folder.Open(name) }
 
+// Reserved begins the names of streams in the folder that are not files.
+const Reserved = "stamp."
+
 // FS implements vfs.FS. It has one directory, "/". Streams of kind BlobData
-// and MovedData in the folder are none of its files.
+// and MovedData in the folder are none of its files, nor are those whose names
+// begin with Reserved.
 type FS struct {
 	streams streams
 	opts    Options
@@ -116,6 +120,8 @@ type FS struct {
 	locks   map[string]bool
 	cause   error // why terminal
 	waiting int   // operations that wait for a fault to heal
+
+	removals removals
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -148,7 +154,7 @@ func newFS(s streams, opts Options) (*FS, error) {
 	fs.ctx, fs.cancel = context.WithCancel(context.Background())
 	for _, info := range s.List() {
 		name := strings.TrimPrefix(info.Name, s.Name())
-		if info.Kind == extentstore.BlobData || info.Kind == extentstore.MovedData || strings.Contains(name, "/") {
+		if info.Kind == extentstore.BlobData || info.Kind == extentstore.MovedData || strings.Contains(name, "/") || strings.HasPrefix(name, Reserved) {
 			continue
 		}
 		fs.files[name] = fs.existing(name, info)
@@ -282,6 +288,9 @@ func (fs *FS) Remove(name string) error {
 	i, base, err := fs.find("remove", name)
 	if err != nil {
 		return err
+	}
+	if i.kind == extentstore.RowData && fs.removals.begin(fs.ctx) {
+		defer fs.removals.end()
 	}
 	fs.forget(base, i)
 	i.remove()
