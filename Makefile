@@ -1,7 +1,7 @@
 # make         builds bin/stamp
 # make dev     runs a whole stamp on ./stamp-dev
 # make test    everything quick, a few minutes, with real kernel mounts
-# make race, lint, fuzz, bench, test-clients, crash, rack, soak, sim, mutations: see below
+# make race, lint, fuzz, bench, test-clients, crash, rack, soak, sim, sim-lock, mutations: see below
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +22,7 @@ TAGS        := crash,clients,compare,rack
 # The binary is static. The race detector is the only thing that needs C.
 export CGO_ENABLED ?= 0
 
-.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash rack soak soak-crash sim mutations setup clean
+.PHONY: all build dev test race lint fuzz bench bench-compare test-clients crash rack soak soak-crash sim sim-lock mutations setup clean
 
 all: build
 
@@ -102,10 +102,15 @@ sim: SEEDS ?= 1000
 sim:
 	go test -count=1 -timeout 6h -run 'TestSeeds|TestReplay' $(if $(VERBOSE),,-v) ./extentstore/sim/protocol
 
-# The simulation over each of a list of mistakes in the product's source: all
+# LockService, simulated, in the same way.
+sim-lock: SEEDS ?= 1000
+sim-lock:
+	go test -count=1 -timeout 6h -run 'TestSeeds|TestReplay' -v ./partition/lock
+
+# The simulations over each of a list of mistakes in the product's source: all
 # must be found within SEEDS seeds. ONLY=text picks some.
 mutations:
-	MUTATIONS=1 go test -count=1 -timeout 6h -v -run TestMutations ./extentstore/sim/protocol
+	MUTATIONS=1 go test -count=1 -timeout 6h -v -run TestMutations ./extentstore/sim/protocol ./partition/lock
 
 clean:
 	rm -rf bin

@@ -16,6 +16,9 @@ func HolderMargin(term time.Duration) time.Duration { return term / 10 }
 // held.
 func GrantorMargin(term time.Duration) time.Duration { return term / 20 }
 
+// reading is the clock that counts.
+func reading(now partition.Moment) time.Duration { return now.Boot }
+
 // stall is how long a Grantor may have seen nothing before it takes the reason
 // to be with itself (the process was stopped, the machine asleep). Holders may
 // have called in vain meanwhile, so that everybody gets a new term.
@@ -41,7 +44,7 @@ type counted struct {
 
 // NewGrantor makes the Grantor of a reign.
 func NewGrantor(now partition.Moment) *Grantor {
-	return &Grantor{last: now.Boot, leases: map[partition.LeaseID]*counted{}}
+	return &Grantor{last: reading(now), leases: map[partition.LeaseID]*counted{}}
 }
 
 // What a Grantor is told.
@@ -79,12 +82,12 @@ type (
 
 // Step takes one input.
 func (g *Grantor) Step(now partition.Moment, in any) (out []any) {
-	if now.Boot-g.last > stall {
+	if reading(now)-g.last > stall {
 		for _, c := range g.leases {
-			c.since = now.Boot
+			c.since = reading(now)
 		}
 	}
-	g.last = max(g.last, now.Boot)
+	g.last = max(g.last, reading(now))
 	switch in := in.(type) {
 	case Known:
 		g.know(now, in.Leases)
@@ -96,7 +99,7 @@ func (g *Grantor) Step(now partition.Moment, in any) (out []any) {
 		case c.ending:
 			return []any{Deny{Call: in.Call}}
 		}
-		c.since = now.Boot
+		c.since = reading(now)
 		return []any{Confirm{Call: in.Call, ID: in.ID}}
 	case Unsettled:
 		// It stays ending: what is on its way may still come to be.
@@ -115,7 +118,7 @@ func (g *Grantor) know(now partition.Moment, leases []partition.Lease) {
 	for _, l := range leases {
 		c := before[l.ID]
 		if c == nil {
-			c = &counted{since: now.Boot}
+			c = &counted{since: reading(now)}
 		}
 		c.term = l.Term
 		g.leases[l.ID] = c
@@ -125,7 +128,7 @@ func (g *Grantor) know(now partition.Moment, leases []partition.Lease) {
 func (g *Grantor) tick(now partition.Moment) (out []any) {
 	for _, id := range slices.SortedFunc(maps.Keys(g.leases), func(a, b partition.LeaseID) int { return bytes.Compare(a[:], b[:]) }) {
 		c := g.leases[id]
-		if !c.ending && now.Boot-c.since > c.term+GrantorMargin(c.term) {
+		if !c.ending && reading(now)-c.since > c.term+GrantorMargin(c.term) {
 			c.ending = true
 			out = append(out, End{ID: id})
 		}

@@ -28,7 +28,7 @@ type Holder struct {
 // NewHolder makes a Holder. The term is that which is asked for, 0 if
 // LockService is to choose.
 func NewHolder(now partition.Moment, term time.Duration) *Holder {
-	return &Holder{term: term, next: now.Boot, until: now.Boot}
+	return &Holder{term: term, next: reading(now), until: reading(now)}
 }
 
 // What a Holder is told, beside Tick.
@@ -77,21 +77,24 @@ func (h *Holder) Step(now partition.Moment, in any) (out []any) {
 			h.lost = true
 			return []any{Lost{}}
 		}
-		h.next = now.Boot + term/50
+		h.next = reading(now) + term/50
 	case Tick:
-		if h.pending || h.lost || now.Boot < h.next {
+		if h.pending || h.lost || reading(now) < h.next {
 			return nil
 		}
 		// Which of several calls of Open began the lease cannot be known: it
 		// counts from the first.
 		if h.pending = true; h.opened || !h.tried {
-			h.asked = now.Boot
+			h.asked = reading(now)
 		}
 		h.tried = true
 		return []any{Ask{Open: !h.opened, Limit: term / 3}}
 	}
 	return nil
 }
+
+// Valid reports whether the lease may be relied on at a moment.
+func (h *Holder) Valid(now partition.Moment) bool { return reading(now) < h.Until() }
 
 // Until is the boot time before which the lease may be relied on. What was
 // found out before is not to be answered later.

@@ -3,6 +3,7 @@ package lock
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"stamp"
 	"stamp/extentstore"
@@ -63,7 +64,8 @@ func (s *State) stepRequest(c *lockpb.Command) Output {
 	o := outcome{lease: out.Lease.ID, election: out.Election.Name}
 	if out.Err != nil {
 		text := out.Err.Error()
-		o.kind, o.text = stamp.KindOf(out.Err), text[:min(len(text), maxText)]
+		// What is cut must stay text: a snapshot is not written else.
+		o.kind, o.text = stamp.KindOf(out.Err), strings.ToValidUTF8(text[:min(len(text), maxText)], "")
 	}
 	for i := range out.Ranges {
 		o.ranges = append(o.ranges, out.Ranges[i].ID)
