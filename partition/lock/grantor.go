@@ -100,11 +100,11 @@ func (g *Grantor) Step(now partition.Moment, in any) (out []any) {
 			return []any{Deny{Call: in.Call}}
 		}
 		c.since = reading(now)
-		return []any{Confirm{Call: in.Call, ID: in.ID}}
+		return []any{Confirm(in)}
 	case Unsettled:
 		// It stays ending: what is on its way may still come to be.
 		if c := g.leases[in.ID]; c != nil && c.ending {
-			return []any{End{ID: in.ID}}
+			return []any{End(in)}
 		}
 	case Tick:
 		return g.tick(now)

@@ -67,7 +67,6 @@ type server struct {
 	opening map[partition.RangeID]stamp.Epoch
 	busy    map[partition.RangeID]bool        // being given back
 	given   map[partition.RangeID]stamp.Epoch // was asked to be given back under it, and is not served under it again
-	asking  bool
 }
 
 type event struct {
@@ -175,7 +174,11 @@ func (w *world) newID() (id partition.LeaseID) {
 func newWorld(seed uint64) *world {
 	w := &world{r: rand.New(rand.NewPCG(seed, 7)), state: NewState(), sm: manager.NewState(), hash: fnv.New64a()}
 	proc := func(name string) *process {
-		return &process{name: name, rate: 1 + drift*(2*w.r.Float64()-1), offset: w.between(time.Hour, 1000*time.Hour), wall: time.Unix(1_700_000_000, 0)}
+		rate := 1 + drift*(2*w.r.Float64()-1)
+		if w.r.IntN(2) == 0 { // as far off as it may be
+			rate = 1 + drift*float64(1-2*w.r.IntN(2))
+		}
+		return &process{name: name, rate: rate, offset: w.between(time.Hour, 1000*time.Hour), wall: time.Unix(1_700_000_000, 0)}
 	}
 	for i := range 3 {
 		w.members = append(w.members, &member{process: proc(fmt.Sprint("m", i)), calls: map[uint64]func(stamp.Kind){}})
@@ -271,7 +274,7 @@ func (w *world) grantorStep(m *member, in any) {
 				if err != nil && m.grantor != nil && m.reign == reign {
 					w.after(100*time.Millisecond, m.process, func() {
 						if m.grantor != nil && m.reign == reign {
-							w.grantorStep(m, Unsettled{o.ID})
+							w.grantorStep(m, Unsettled(o))
 						}
 					})
 				}
@@ -325,7 +328,9 @@ func (w *world) commit(c *lockpb.Command) Output {
 	pm := w.state.Election(partition.ManagerElection)
 	out := w.state.Step(c)
 	w.say("%v: %v", c.What, out.Err)
-	if err := w.state.Check(); err != nil {
+	if c.GetOpen() != nil || c.GetCampaign() != nil {
+		// They are many, and change little.
+	} else if err := w.state.Check(); err != nil {
 		w.broken("%v", err)
 	}
 	if e := w.state.Election(partition.ManagerElection); e.Number < w.lastPM || !e.Leader.IsZero() && e.Number == w.lastPM && pm.Leader != e.Leader {
@@ -491,12 +496,18 @@ func (w *world) watch(s *server) {
 		if w.leader != m || m.grantor == nil {
 			return
 		}
-		u, full := w.state.Update(after), w.state.Update(0)
+		u, full := w.state.Update(after), partition.Update{}
+		if w.seq%16 == 0 {
+			full = w.state.Update(0)
+		}
 		w.send(s.process, func() {
 			if s.seen != nil && s.seen.Version != after {
 				return
 			}
 			s.seen, s.watch = s.seen.Apply(u), false
+			if full.Version == 0 {
+				return
+			}
 			if want := (*partition.Map)(nil).Apply(full); !reflect.DeepEqual(want, s.seen) {
 				w.broken("%s has the map %v after an update, want %v", s.name, s.seen, want)
 			}
@@ -787,7 +798,11 @@ func envUint(name string, otherwise uint64) uint64 {
 // TestSeeds plays many seeds. SEEDS says how many, FIRST where to begin, SEED
 // plays one, and VERBOSE=1 tells what happens.
 func TestSeeds(t *testing.T) {
-	first, n := envUint("FIRST", 1), envUint("SEEDS", 40)
+	few := uint64(40)
+	if testing.Short() {
+		few = 8
+	}
+	first, n := envUint("FIRST", 1), envUint("SEEDS", few)
 	if one := envUint("SEED", 0); one != 0 {
 		first, n = one, 1
 	}

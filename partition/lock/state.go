@@ -608,8 +608,11 @@ func (s *State) Range(id partition.RangeID) (partition.Assignment, bool) {
 // reached is as good as 0.
 func (s *State) Update(after partition.Version) partition.Update {
 	u := partition.Update{Version: s.version, Full: after == 0 || after < s.floor || after > s.version}
-	if u.Full {
+	switch {
+	case u.Full:
 		after = 0
+	case after == s.version:
+		return u
 	}
 	for _, l := range s.Leases() {
 		if l.Changed > after {

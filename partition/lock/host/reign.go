@@ -30,6 +30,7 @@ type reign struct {
 const (
 	tickEvery  = 50 * time.Millisecond
 	againAfter = 50 * time.Millisecond
+	lastPause  = 30 * time.Second
 )
 
 // lead is this member's work while it leads.
@@ -65,24 +66,24 @@ func (s *Service) lead(ctx context.Context, b *consensus.Branch) {
 // is applied when it returns, and what an earlier reign has decided by its clock
 // is refused after it.
 func (r *reign) begin() bool {
-	for {
+	for pause := againAfter; ; pause = min(2*pause, lastPause) {
 		out, err := r.propose(r.ctx, &lockpb.Command{What: &lockpb.Command_Begin{Begin: &lockpb.Begin{}}})
 		if err == nil {
 			r.number, r.grantor = out.Reign, lock.NewGrantor(r.s.opts.Now())
 			r.step(lock.Tick{}) // every lease counts from here
 			return true
 		}
-		if r.ctx.Err() == nil {
-			r.s.opts.Log.Warn("lock service cannot begin to lead", "err", err)
+		if r.ctx.Err() == nil && (pause == againAfter || pause == lastPause) {
+			r.s.opts.Log.Error("lock service cannot begin to lead", "err", err)
 		}
-		if !r.pause() {
+		if !r.pause(pause) {
 			return false
 		}
 	}
 }
 
-func (r *reign) pause() bool {
-	timer := r.s.opts.Clock.NewTimer(againAfter)
+func (r *reign) pause(d time.Duration) bool {
+	timer := r.s.opts.Clock.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C():
@@ -140,7 +141,7 @@ func (r *reign) end(id partition.LeaseID) {
 		r.s.opts.Log.Warn("lease has run out", "lease", id, "holder", l.Name, "term", l.Term)
 	case stamp.KindOf(err) == stamp.Fenced:
 		// Another reign has begun: this one is over.
-	case r.pause():
+	case r.pause(againAfter):
 		r.step(lock.Unsettled{ID: id})
 	}
 }
