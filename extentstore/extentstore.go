@@ -37,7 +37,7 @@ const (
 	MaxStreamName   = 512       // bytes
 	MaxInline       = 16 << 10  // bytes of a stream that stands in its namespace entry
 	DefaultExtent   = 1 << 30   // target size of an extent in bytes
-	BypassJournal   = 256 << 10 // an append of at least this many bytes goes to the data disk, not through the journal
+	BypassJournal   = 256 << 10 // an append of at least this many bytes may go to the data disk past the journal
 	SectorSize      = 4096      // unit of direct I/O
 )
 

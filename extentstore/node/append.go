@@ -74,6 +74,7 @@ type appending struct {
 	x      *extent
 	blocks []extentstore.Block
 	total  int64
+	bypass bool // the payload goes to the data disk and not through the journal
 	others []extentstore.DiskID
 	acks   chan ack        // one for each of others
 	ctx    context.Context // of the calls to others
@@ -110,7 +111,20 @@ func (a *appending) tell() {
 	}
 }
 
-func (a *appending) large() bool { return a.total >= extentstore.BypassJournal }
+// bypasses decides how an append gets durable on this disk. A small one goes to
+// the journal. A large one goes to the data disk at once, which writes it
+// anyway, where that takes as long as the journal would; through a journal on a
+// drive of its own it goes while journal and memory have little to do. See
+// docs/decisions/0019-first-durable.md.
+func (n *Disk) bypasses(total int64) bool {
+	switch {
+	case total < extentstore.BypassJournal:
+		return false
+	case n.sharing || n.opts.bypassing || total > n.journal.largest:
+		return true
+	}
+	return n.unflushed.Load()+total > n.opts.MaxUnflushed/2 || n.journal.loaded(total)
+}
 
 // prepare checks everything that can be checked before the append has a place.
 func (n *Disk) prepare(ctx context.Context, a *appending, id extentstore.ExtentID) error {
@@ -171,6 +185,7 @@ func checkBlock(b *extentstore.Block) error {
 // Once the append has a place, it goes on whatever becomes of ctx: others may
 // already stand behind it. Only the wait for this node's own disk is cut short.
 func (n *Disk) do(ctx context.Context, a *appending) error {
+	a.bypass = n.bypasses(a.total)
 	size := n.journalSize(a)
 	if err := n.admit(ctx, a, size); err != nil {
 		return err
@@ -180,7 +195,7 @@ func (n *Disk) do(ctx context.Context, a *appending) error {
 		a.wake = make(chan struct{}, 1)
 	}
 	var err error
-	if a.large() {
+	if a.bypass {
 		err = n.appendLarge(ctx, a)
 	} else if err = n.place(ctx, a); err == nil {
 		n.replicate(a)
@@ -201,7 +216,7 @@ func (n *Disk) place(ctx context.Context, a *appending) error {
 	x := a.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	n.step(x, &replica.Input{Event: a.event, Call: a, Offset: a.offset, Size: a.total, Peers: len(a.others), Ready: !a.large(), Fill: a.fill})
+	n.step(x, &replica.Input{Event: a.event, Call: a, Offset: a.offset, Size: a.total, Peers: len(a.others), Ready: !a.bypass, Fill: a.fill})
 	for !a.placed && !a.answered.Load() {
 		if err := n.wait(ctx, a); err != nil && !a.placed && !a.answered.Load() {
 			n.step(x, &replica.Input{Event: replica.GiveUp, Call: a})
@@ -308,7 +323,7 @@ func (n *Disk) journalSize(a *appending) int64 {
 		sums += len(a.blocks[i].Sums)
 	}
 	payload := extentstore.SectorSize
-	if !a.large() {
+	if !a.bypass {
 		payload = int(a.total)
 	}
 	return int64(entrySize(len(a.blocks), sums, payload))
@@ -325,7 +340,7 @@ func (n *Disk) placed(x *extent, a *appending, offset int64) {
 		l.index.Append(len(b.Payload), b.Sums, i == last)
 	}
 	a.context(n)
-	if a.large() {
+	if a.bypass {
 		a.takeEnds(x)
 	} else {
 		at := offset
@@ -362,7 +377,7 @@ func (n *Disk) enqueue(x *extent, a *appending) error {
 	var c *commit
 	var segment int64
 	var err error
-	if a.large() {
+	if a.bypass {
 		c, segment, err = n.journal.add(x, end, entryLarge, x.id, a.offset, a.blocks, l.tail(end))
 	} else {
 		c, segment, err = n.journal.add(x, end, entryAppend, x.id, a.offset, a.blocks)

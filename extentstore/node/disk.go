@@ -75,8 +75,9 @@ type Disk struct {
 	stop chan struct{}
 	wg   sync.WaitGroup
 
-	absent bool // could not be opened; nothing runs, nothing is known
-	lost   bool // found at open: what rested on a journal is gone
+	sharing bool // its journal is on the same drive
+	absent  bool // could not be opened; nothing runs, nothing is known
+	lost    bool // found at open: what rested on a journal is gone
 }
 
 // diskOptions are the node's, with the disk's own in front.
@@ -111,8 +112,9 @@ func newDisk(n *Node, o DiskOptions) *Disk {
 		attached: make(chan struct{}, 1),
 	}
 	d.service, d.endService = context.WithCancel(context.Background())
+	d.sharing = n.ownJournals() || disk.Shared(o.Disk, n.opts.JournalDisk) || disk.Shared(o.Disk, n.opts.JournalDevice)
 	limit := iosched.DefaultLimit
-	if n.ownJournals() {
+	if d.sharing {
 		limit = iosched.SharedLimit
 	}
 	if n.opts.unscheduled {

@@ -1,12 +1,19 @@
 package node
 
-import "context"
+import (
+	"context"
+
+	"stamp/extentstore"
+)
 
 // FlushAll flushes everything, for tests.
 func (n *Disk) FlushAll() error {
 	_, err := n.round(true)
 	return err
 }
+
+// FlushExtent brings an extent to its files.
+func (n *Disk) FlushExtent(id extentstore.ExtentID) error { return n.flushExtent(n.find(id)) }
 
 // RoundFailed is what the flusher does with an error.
 func (n *Disk) RoundFailed(err error) { n.roundFailed(err) }
@@ -32,6 +39,9 @@ func (c *Copier) Throttle(ctx context.Context, n int) error { return c.throttle(
 
 // Unscheduled makes I/O go to the disk as it comes.
 func Unscheduled(o *Options) { o.unscheduled = true }
+
+// Bypassing makes all large appends go past the journal.
+func Bypassing(o *Options) { o.bypassing = true }
 
 // Lost reports whether the disk was found to have lost what it alone held on a
 // journal.

@@ -103,7 +103,7 @@ func (n *Disk) syncInTurn(ctx context.Context, sync func() error) error {
 	return syncError(err)
 }
 
-// sharedFile is a journal on the device of a data disk.
+// sharedFile is a journal on the drive of a data disk.
 type sharedFile struct {
 	disk.File
 	sched *iosched.Scheduler
@@ -115,4 +115,18 @@ func (f sharedFile) WriteAt(p []byte, at int64) (k int, err error) {
 		return err
 	})
 	return k, err
+}
+
+// shareWith lets the schedulers of disks on the journal's own drive count what
+// is written to it.
+func (j *journal) shareWith(disks []*Disk) {
+	for _, d := range disks {
+		if !d.sharing || d.absent {
+			continue
+		}
+		j.file = sharedFile{j.file, d.sched}
+		if !j.own {
+			j.log.Warn("the journal is on the drive of a data disk: appends wait for what the disk does", "journal", j.store.String(), "disk", d.opts.ID)
+		}
+	}
 }

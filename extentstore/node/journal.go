@@ -1,10 +1,10 @@
 package node
 
 import (
-	"log/slog"
-
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,13 +19,13 @@ const (
 	minSegments = 8
 
 	maxRecord = 1 << 20 // bytes of one group commit
-	// maxEntry is the largest entry: a payload just below BypassJournal, or
-	// the checksums of an append of MaxAppendSize, in MaxAppendBlocks blocks.
-	maxEntry = extentstore.BypassJournal + 8*extentstore.MaxAppendBlocks +
-		4*(extentstore.MaxAppendSize/extentstore.ChecksumUnit) + extentstore.SectorSize
-	// rollBelow is the room in a segment below which the next record goes to
-	// the next one, so that any entry fits an empty record.
-	rollBelow = maxEntry + recordHeader + extentstore.SectorSize
+	// besides is what a record needs besides the payload of its only entry: the
+	// checksums of an append of MaxAppendSize in MaxAppendBlocks blocks, or
+	// those and the partial last sector.
+	besides = recordHeader + 8*extentstore.MaxAppendBlocks +
+		4*(extentstore.MaxAppendSize/extentstore.ChecksumUnit) + 2*extentstore.SectorSize
+	// mostJournaled is the largest append that goes through a journal at all.
+	mostJournaled = 1 << 20
 	// The last segments of the ring are for who sets it free. The flusher has
 	// two and what it takes to write every partial last sector once more,
 	// changes of state one on top, so that deletes go on when appends do not.
@@ -50,6 +50,12 @@ type journal struct {
 	own     bool // lies on the one disk that uses it
 	stopped chan struct{}
 	wg      sync.WaitGroup
+
+	// largest is the payload of the largest append that goes through the ring,
+	// rollBelow the room in a segment below which the next record goes to the
+	// next one, so that any entry fits an empty record, record what a record
+	// takes at most.
+	largest, rollBelow, record int64
 
 	disks     []*Disk   // that share it; does not change
 	slotsSeen [256]bool // numbers of disks that entries in the ring have; set by replay
@@ -119,6 +125,25 @@ func zero(f disk.File, off, n int64) error {
 	return nil
 }
 
+// fit decides how large an append through the ring may be. One on the drive of
+// all its disks takes only those that always go through it.
+func (j *journal) fit() {
+	j.largest, j.record = extentstore.BypassJournal, maxRecord
+	if slices.ContainsFunc(j.disks, func(d *Disk) bool { return !d.sharing }) {
+		j.largest = max(j.largest, min(mostJournaled, j.segment/3))
+		j.record = max(j.record, 2*j.largest)
+	}
+	j.rollBelow = j.largest + besides
+}
+
+// loaded reports whether an append of size bytes would have to wait for more than
+// one write of the journal, or finds much of the ring in use.
+func (j *journal) loaded(size int64) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return int64(j.cur.n)+size > int64(j.cur.limit) || 2*(j.head-j.tail+1) > j.count
+}
+
 // start makes the journal ready for add, after replay has set head, off, seq
 // and tail.
 func (j *journal) start() {
@@ -127,8 +152,8 @@ func (j *journal) start() {
 	j.durable = j.tail
 	j.filling = -1
 	j.matters = true // nobody knows
-	j.cur = &batch{buf: disk.GetBuffer(maxRecord)}
-	j.other = &batch{buf: disk.GetBuffer(maxRecord)}
+	j.cur = &batch{buf: disk.GetBuffer(int(j.record))}
+	j.other = &batch{buf: disk.GetBuffer(int(j.record))}
 	j.open(j.cur)
 	j.place()
 }
@@ -149,14 +174,14 @@ func (j *journal) place() {
 	if b.limit > 0 {
 		return
 	}
-	if j.segment-j.off < rollBelow || j.rolling && j.off > 0 {
+	if j.segment-j.off < j.rollBelow || j.rolling && j.off > 0 {
 		next := j.head + 1
 		if next-j.durable >= j.count || next == j.filling {
 			return
 		}
 		j.head, j.off, j.rolling = next, 0, false
 	}
-	b.limit = int(min(maxRecord, j.segment-j.off))
+	b.limit = int(min(j.record, j.segment-j.off))
 	b.segment, b.off = j.head, j.off
 	if b.off == 0 {
 		j.putTable(b)
@@ -340,13 +365,13 @@ func (j *journal) close() {
 // tailLimit is the number of extents whose partial last sectors fit into a
 // quarter of the ring.
 func (j *journal) tailLimit() int64 {
-	return j.count / 4 * (j.segment - rollBelow) / int64(entrySize(0, 0, extentstore.SectorSize))
+	return j.count / 4 * (j.segment - j.rollBelow) / int64(entrySize(0, 0, extentstore.SectorSize))
 }
 
 // tailSegments is how many segments the partial last sectors of so many extents
 // can take.
 func (j *journal) tailSegments(extents int64) int64 {
-	usable := j.segment - rollBelow
+	usable := j.segment - j.rollBelow
 	return (extents*int64(entrySize(0, 0, extentstore.SectorSize)) + usable - 1) / usable
 }
 
@@ -362,7 +387,7 @@ func (j *journal) admit(ctx context.Context, size, leave int64, full func() erro
 			return j.err
 		}
 		free := j.count - (j.head - j.durable + 1) - leave
-		if j.promised+size <= free*(j.segment-rollBelow) {
+		if j.promised+size <= free*(j.segment-j.rollBelow) {
 			j.promised += size
 			j.mu.Unlock()
 			return nil

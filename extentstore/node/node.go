@@ -5,8 +5,8 @@
 // An extent is a file of pure payload and a file with the index of its blocks
 // (package block). An append is done when its bytes and its index entry are
 // durable in the journal, a ring that is written sequentially with group
-// commit, or, if it is large, its bytes in the extent's file and only the rest
-// in the journal. A flusher moves what rests on the journal to the files in
+// commit, or, if it is large, perhaps its bytes in the extent's file and only the
+// rest in the journal. A flusher moves what rests on the journal to the files in
 // large aligned writes; until then reads are served from memory.
 //
 // Invariants:
@@ -88,6 +88,7 @@ type Options struct {
 	JudgeEvery time.Duration // how often the StreamManager is asked what is held for nothing; 0 means 1 h
 
 	unscheduled bool // I/O goes to the disk as it comes, for comparison
+	bypassing   bool // large appends never go through the journal, for comparison
 
 	Clock   stamp.Clock           // for what happens now and then; nil means SystemClock
 	Log     *slog.Logger          // nil means discard
@@ -298,6 +299,7 @@ func (n *Node) openRing(s ringStore, disks []*Disk, onFail func(error)) {
 		return
 	}
 	j.disks, j.own, j.onFail = disks, n.ownJournals(), onFail
+	j.fit()
 	damaged, err := j.recover()
 	if err == nil {
 		j.metrics, err = newJournalMetrics(n, j)
@@ -307,9 +309,7 @@ func (n *Node) openRing(s ringStore, disks []*Disk, onFail func(error)) {
 		fail(stamp.Errorf(kindOfOpen(err), "node.Open", "journal %s: %w", s, err))
 		return
 	}
-	if j.own {
-		j.file = sharedFile{j.file, disks[0].sched}
-	}
+	j.shareWith(disks)
 	j.start()
 	j.serve(n.opts.Clock, n.opts.HangTimeout)
 	present := slices.DeleteFunc(slices.Clone(disks), func(d *Disk) bool { return d.absent })

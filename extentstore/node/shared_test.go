@@ -348,7 +348,7 @@ func TestJournalLost(t *testing.T) {
 				must(t, r.disk(i).Seal(ctx, 3, 10_000))
 				r.add(i, 2, []byte("journal only"))
 				r.create(i, 5)
-				r.add(i, 5, make([]byte, 300<<10)) // in the file, created on the journal alone
+				r.add(i, 5, make([]byte, 400<<10)) // too large for the journal: in the file, created on the journal alone
 				r.create(i, 6)
 				r.add(i, 6, []byte("gone"))
 			}

@@ -138,7 +138,7 @@ func (n *Disk) admit(ctx context.Context, a *appending, size int64) error {
 	if !n.space.take(n, a.total, a.x.spec.kind.UserData()) {
 		return stamp.Errorf(stamp.Full, a.op, "extent %v: %s has no space above its reserve for %d bytes of %v", a.x.id, n.disk, a.total, a.x.spec.kind)
 	}
-	for !a.large() && n.unflushed.Load() >= n.opts.MaxUnflushed {
+	for !a.bypass && n.unflushed.Load() >= n.opts.MaxUnflushed {
 		freed := n.memoryWait()
 		if n.unflushed.Load() < n.opts.MaxUnflushed {
 			break
