@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"stamp/extentstore"
 	"stamp/extentstore/node"
 	"stamp/extentstore/streamtest"
@@ -48,7 +50,8 @@ func cpu() time.Duration {
 }
 
 func benchAppend(b *testing.B, writers, extents, size int) {
-	n := openDir(b, benchDir(b), node.Options{ScrubEvery: -1})
+	r := prometheus.NewRegistry()
+	n := openDir(b, benchDir(b), node.Options{ScrubEvery: -1, Metrics: r})
 	defer n.Shutdown()
 	for i := range extents {
 		create(b, n, extentstore.ExtentID(i+1))
@@ -59,7 +62,7 @@ func benchAppend(b *testing.B, writers, extents, size int) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	b.ResetTimer()
-	start := cpu()
+	start, written := cpu(), journalWrites(b, r)
 	for w := range writers {
 		wg.Go(func() {
 			id := extentstore.ExtentID(w%extents + 1)
@@ -74,6 +77,23 @@ func benchAppend(b *testing.B, writers, extents, size int) {
 	wg.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64((cpu()-start).Nanoseconds())/1000/float64(b.N), "cpu-us/op")
+	b.ReportMetric(float64(b.N)/float64(journalWrites(b, r)-written), "appends/sync")
+}
+
+// journalWrites is the number of durable writes that the journal has done.
+func journalWrites(b *testing.B, r *prometheus.Registry) (n uint64) {
+	families, err := r.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "extentnode_journal_write_seconds" {
+			for _, m := range f.GetMetric() {
+				n += m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
 }
 
 func BenchmarkAppend4K(b *testing.B) {
