@@ -319,6 +319,11 @@ type StreamManager interface {
 	// MultiModify applies all ops or none, in order, under the epochs of all
 	// the folders they change. It returns the new state of each op's target
 	// (OpCreate: Name), for others of Name.
+	//
+	// One that failed with Timeout or Unavailable may take effect later. Made
+	// under a RequestID it can be sent again and has one effect; given up for
+	// good, it has none any more after a later change of the same client has
+	// succeeded that names a higher Oldest, or after the epoch was raised.
 	MultiModify(ctx context.Context, epochs map[string]stamp.Epoch, ops []Op) ([]StreamInfo, error)
 
 	// Allocate adds an extent to the end of a stream, whose last one must be

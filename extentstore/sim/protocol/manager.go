@@ -433,11 +433,14 @@ func (l *leader) askReplica(at int, id extentstore.ExtentID, done func(word seal
 		return
 	}
 	l.call(at, false, func(d *disk, reply func(resp)) { d.stat(id, reply) }, func(r resp) {
-		if r.failed {
+		switch {
+		case r.failed && r.kind == stamp.NotFound:
+			done(sealing.Absent, 0)
+		case r.failed:
 			done(sealing.Silent, 0)
-			return
+		default:
+			ask()
 		}
-		ask()
 	})
 }
 

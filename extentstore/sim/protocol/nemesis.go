@@ -413,8 +413,13 @@ func (w *world) unequal(strict bool) string {
 		if len(info.Replicas) < replicas {
 			return "extent " + info.ID.String() + " has too few replicas"
 		}
-		for _, name := range info.Replicas {
+		for i, name := range info.Replicas {
 			d := w.disks[w.diskOf(name)]
+			for _, other := range info.Replicas[:i] {
+				if other.Node() == name.Node() {
+					return "extent " + info.ID.String() + " has two replicas on " + string(name.Node())
+				}
+			}
 			r := d.rep(info.ID)
 			if r == nil || !r.st.Has(replica.Sealed) || r.st.Queued() != info.Length {
 				return string(name) + " has no whole replica of extent " + info.ID.String()

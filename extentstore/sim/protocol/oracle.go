@@ -370,8 +370,13 @@ func (o *oracle) epoch(folder string, epoch stamp.Epoch, does string) {
 func (o *oracle) born(p *command.Place, name string) {
 	x := o.extent(extentstore.ExtentID(p.Extent))
 	x.stream, x.folder = name, folderOf(name)
-	for _, n := range p.Nodes {
+	for i, n := range p.Nodes {
 		x.places = append(x.places, int(n))
+		for _, k := range p.Nodes[:i] {
+			if o.w.disks[k].n == o.w.disks[n].n {
+				o.w.fail("copies are apart", "extent %d is to be on the disks %v", p.Extent, p.Nodes)
+			}
+		}
 	}
 }
 
@@ -403,7 +408,10 @@ func (o *oracle) moved(e *extentstore.ExtentInfo) {
 		}
 	}
 	for n, k := range nodes {
-		if e.Coded == nil && k > 1 || e.Coded != nil && k > e.Coded.Code.Tolerates() {
+		// A replica on a disk that is away counts as lost: another may be put
+		// on its node, and both be there when it is back. That has to be mended
+		// later, see unequal.
+		if e.Coded != nil && k > e.Coded.Code.Tolerates() {
 			o.w.fail("copies are apart", "extent %d has %d copies on %s: %v", e.ID, k, n.name, places)
 		}
 	}
@@ -532,10 +540,32 @@ func (o *oracle) deleting(r *rep, remake bool) {
 		if !here {
 			but = nil
 		}
-		if !r.d.intact(r.id, r.st.Queued()) && here {
-			return
+		switch {
+		case r.d.intact(r.id, r.st.Queued()) || !here:
+			o.kept(it.ID, but)
+		case it.Code == extentstore.NoCode:
+			o.elsewhere(r)
 		}
-		o.kept(it.ID, but)
+	}
+}
+
+// elsewhere makes sure that what a replica has of what was acknowledged is on
+// other places of its extent too.
+func (o *oracle) elsewhere(r *rep) {
+	x := o.extent(r.id)
+	if x.desperate || x.gone {
+		return
+	}
+	for i := range x.acks {
+		a := &x.acks[i]
+		found := a.late || !good(r.pieces, &a.piece)
+		for _, k := range x.places {
+			d := o.w.disks[k]
+			found = found || d != r.d && good(d.mirror(r.id).pieces, &a.piece)
+		}
+		if !found {
+			o.w.fail("acknowledged means readable", "%s deletes its replica of extent %d with the last good copy of %v", r.d.name, r.id, a.piece)
+		}
 	}
 }
 

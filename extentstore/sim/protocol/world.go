@@ -4,6 +4,9 @@
 // and disks that one seed drives. The same seed gives the same run, event by
 // event.
 //
+// Where the product goes straight through (manager.Errands, node.Copier) it runs as
+// a coroutine of that loop, see course.
+//
 // What is simulated is what those packages are told, and what becomes of what
 // they ask for: journals and files that lose what was not synced, messages that
 // are late, lost or repeated, processes that die at any event, a leader of the
