@@ -164,6 +164,24 @@ var mutations = []mutation{
 		old:  "	t.refAll(st.extents, 1)\n",
 		new:  "",
 	},
+	{
+		name: "drop the replicas before the fragments are on the log",
+		file: "manager/errands.go",
+		old:  "	_, err = e.Propose(ctx, &command.Command{What: &command.Command_Coded{",
+		new:  "	e.drop(ctx, j.Item.ID, old)\n	_, err = e.Propose(ctx, &command.Command{What: &command.Command_Coded{",
+	},
+	{
+		name: "put fragments in the place of replicas that are not made",
+		file: "manager/errands.go",
+		old:  "	err = c.Encode(ctx, j.Item.ID, j.Item.Length, f)\n	if err == nil {\n		err = e.checkFragments(ctx, &f)\n	}",
+		new:  "	_ = c.Encode(ctx, j.Item.ID, j.Item.Length, f)",
+	},
+	{
+		name: "drop a replica before its move is on the log",
+		file: "manager/errands.go",
+		old:  "	_, err = e.Propose(ctx, &command.Command{What: &command.Command_Move{",
+		new:  "	copied, _ := j.copyOf()\n	e.drop(ctx, copied, left(j))\n	_, err = e.Propose(ctx, &command.Command{What: &command.Command_Move{",
+	},
 }
 
 // TestMutations runs the simulation over every mutation and wants a failure
