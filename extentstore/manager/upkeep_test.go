@@ -440,7 +440,7 @@ func TestUpkeepRandom(t *testing.T) {
 // no heartbeat has told yet.
 func TestNewDisk(t *testing.T) {
 	for _, length := range []int64{-1, 1 << 20} {
-		y := newYard(t, 1, 3, 1, 3, UpkeepOptions{})
+		y := newYard(t, 1, 3, 1, 3, UpkeepOptions{Settle: time.Nanosecond})
 		y.run(2 * time.Second)
 		y.command(registering("en3", "rack0", "", "en3/d0", "en3/d1"))
 		y.disks = append(y.disks, yardDisk{up: true, holds: map[extentstore.ExtentID]bool{}}, yardDisk{up: true, holds: map[extentstore.ExtentID]bool{}})
@@ -472,7 +472,7 @@ func TestNewDisk(t *testing.T) {
 // TestManyAtOnce begins as many copies as the disks allow, without waiting for
 // one of them to end.
 func TestManyAtOnce(t *testing.T) {
-	y := newYard(t, 1, 12, 1, 12, UpkeepOptions{})
+	y := newYard(t, 1, 12, 1, 12, UpkeepOptions{Settle: time.Nanosecond})
 	for range 200 {
 		y.create(extentstore.BlobData, 1<<20)
 	}

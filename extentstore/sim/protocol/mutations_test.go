@@ -165,6 +165,18 @@ var mutations = []mutation{
 		new:  "",
 	},
 	{
+		name: "tell a disk to drop fragments that are in use",
+		file: "manager/places.go",
+		old:  "case isFragment && c.places[id-first] == index+1, e.replicas.on(index):",
+		new:  "case isFragment && c.places[id-first] == index+2, e.replicas.on(index):",
+	},
+	{
+		name: "place two replicas on one node",
+		file: "manager/placement.go",
+		old:  "if near == 3 || near == 2 && p.strict {",
+		new:  "if near == 3 || near == 2 && p.strict && c.Index%2 == 0 {",
+	},
+	{
 		name: "drop the replicas before the fragments are on the log",
 		file: "manager/errands.go",
 		old:  "	_, err = e.Propose(ctx, &command.Command{What: &command.Command_Coded{",
