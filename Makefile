@@ -78,7 +78,8 @@ crash: build
 
 # A rack of managers and ExtentNodes as processes, under load, with every fault
 # once. As root each has a network namespace of its own. SHORT=1 takes under
-# three minutes; SEED repeats what is written; KEEP=1 keeps a failed rack's data.
+# three minutes; SEED repeats what is written; DIR=/dev/shm holds the disks in
+# memory; KEEP=1 keeps a failed rack's data.
 rack: build
 	@.ci/setup rack
 	go test -tags rack -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)',-skip TestSoak) -v ./appliance/racktest

@@ -326,10 +326,14 @@ type StreamManager interface {
 	// succeeded that names a higher Oldest, or after the epoch was raised.
 	MultiModify(ctx context.Context, epochs map[string]stamp.Epoch, ops []Op) ([]StreamInfo, error)
 
-	// Allocate adds an extent to the end of a stream, whose last one must be
-	// sealed, places its replicas and creates them on their ExtentNodes.
-	// Nodes in avoid are used only if there is no other way.
-	Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []DiskID) (ExtentInfo, error)
+	// Extend adds an extent to the end of a stream, places its replicas and
+	// creates them on their ExtentNodes. If x names the last extent, that one
+	// is sealed in the same step: all of it happens or nothing, but for the
+	// replicas of the last extent, which may have been closed. NotFound if the
+	// stream or x.Last is not there, Exists if the stream ends in another
+	// extent that is not sealed, Full and Unavailable if there is no place for
+	// a new one.
+	Extend(ctx context.Context, x Extension) (Extended, error)
 
 	// Seal seals an extent. at is the length that its sole appender has had
 	// acknowledged, or -1 for the smallest length that the replicas answer.
@@ -352,6 +356,32 @@ type StreamManager interface {
 	// Space tells what the stamp's disks hold, from the last heartbeats (a
 	// second old at most).
 	Space(ctx context.Context) (Space, error)
+}
+
+// Extension says where a stream goes on.
+type Extension struct {
+	Name  string // of the stream
+	Epoch stamp.Epoch
+	Last  ExtentID // its last extent, to be sealed as by Seal; 0 if that is sealed, or there is none
+	At    int64    // the length of Last, see Seal
+	// Suspects are avoided in placing the new extent, as long as there are
+	// others, and until they are known to work also for other streams.
+	Suspects []Suspect
+}
+
+// Extended is what Extend has done.
+type Extended struct {
+	Length int64      // of Extension.Last, which may have been sealed before
+	Next   ExtentInfo // the new extent, empty
+}
+
+// A Suspect is a disk on which an append has failed.
+type Suspect struct {
+	Disk DiskID
+	// From is the disk that met the failure, the primary; empty for the
+	// appender. The two may work and only not reach each other: they are not
+	// put together for a while.
+	From DiskID
 }
 
 // Space sums up the disks of a stamp.

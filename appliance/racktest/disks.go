@@ -1,11 +1,14 @@
 package racktest
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"stamp/appliance/crashtest/powerfs"
 	"stamp/extentstore"
@@ -78,8 +81,8 @@ func empty(dir string) error {
 	return nil
 }
 
-// Loop is a disk that is a file system of its own, ext4 on a loop device of a
-// given size. It needs root.
+// Loop is a disk that is a file system of its own and of a given size: ext4 on a
+// loop device, or a tmpfs if it is made in one. It needs root.
 type Loop struct {
 	Size    int64 // in bytes
 	dir     string
@@ -89,6 +92,9 @@ type Loop struct {
 // Make implements Disk.
 func (d *Loop) Make(dir string) error {
 	d.dir = dir
+	if inMemory(filepath.Dir(dir)) {
+		return d.makeInMemory()
+	}
 	image := dir + ".img"
 	f, err := os.Create(image)
 	if err != nil {
@@ -111,6 +117,24 @@ func (d *Loop) Make(dir string) error {
 	}
 	d.mounted = true
 	return nil
+}
+
+// makeInMemory mounts a tmpfs of that size: where all other disks are in memory, a
+// loop device would be the only one that waits for the kernel's own threads.
+func (d *Loop) makeInMemory() error {
+	if err := os.Mkdir(d.dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("none", d.dir, "tmpfs", 0, fmt.Sprintf("size=%d", d.Size)); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", d.dir, err)
+	}
+	d.mounted = true
+	return os.Mkdir(filepath.Join(d.dir, "lost+found"), 0o700)
+}
+
+func inMemory(dir string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(dir, &s) == nil && s.Type == unix.TMPFS_MAGIC
 }
 
 // Path implements Disk.

@@ -73,12 +73,14 @@ type Load struct {
 	bytes   atomic.Int64
 	acks    atomic.Int64
 
-	mu      sync.Mutex // guards the fields below
-	errs    []error
-	pauses  []time.Duration
-	seals   []time.Duration
-	births  []time.Duration
-	reasons map[string]int // of attempts that failed
+	mu         sync.Mutex // guards the fields below
+	errs       []error
+	pauses     []time.Duration
+	seals      []time.Duration
+	extensions []time.Duration
+	appends    []time.Duration
+	noticed    []time.Duration
+	reasons    map[string]int // of attempts that failed
 }
 
 // Load starts writers. Check, after Stop, looks for what they wrote.
@@ -308,14 +310,24 @@ func (l *Load) Acks() int64 { return l.acks.Load() }
 // Report is how a load went, from a moment on.
 type Report struct {
 	Acks, Bytes int64
-	// Pauses are the times from an attempt's error to the next acknowledged
-	// append of the same writer. Seals and Allocations are those of the
-	// StreamManager's calls, in pauses and without.
-	Pauses, Seals, Allocations Times
+	Spans
 	// Stall is the longest time between two acknowledged appends of a writer,
 	// the wait for the error included.
 	Stall   time.Duration
 	Reasons map[string]int // attempts that failed, by kind
+}
+
+// Spans are times of a load.
+type Spans struct {
+	// Pauses are the times from an attempt's error to the next acknowledged
+	// append of the same writer.
+	Pauses Times
+	// Noticed are the times until those attempts failed.
+	Noticed Times
+	// Seals and Extensions are the StreamManager's calls, in pauses and without.
+	Seals, Extensions Times
+	// Appends are the attempts that succeeded, in pauses and without.
+	Appends Times
 }
 
 // Times sums up durations.
@@ -346,25 +358,34 @@ func (t Times) String() string {
 }
 
 // mark is a moment of a load.
-type mark struct{ pauses, seals, births int }
+type mark struct{ pauses, noticed, seals, extensions, appends int }
 
 func (l *Load) mark() mark {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return mark{len(l.pauses), len(l.seals), len(l.births)}
+	return mark{len(l.pauses), len(l.noticed), len(l.seals), len(l.extensions), len(l.appends)}
 }
 
-// since tells of the pauses since a moment.
-func (l *Load) since(m mark) (pauses, seals, births Times) {
+// since tells of the time since a moment.
+func (l *Load) since(m mark) Spans {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return newTimes(l.pauses[m.pauses:]), newTimes(l.seals[m.seals:]), newTimes(l.births[m.births:])
+	return Spans{
+		Pauses: newTimes(l.pauses[m.pauses:]), Noticed: newTimes(l.noticed[m.noticed:]), Seals: newTimes(l.seals[m.seals:]),
+		Extensions: newTimes(l.extensions[m.extensions:]), Appends: newTimes(l.appends[m.appends:]),
+	}
+}
+
+// pausesSince lists the pauses since a moment.
+func (l *Load) pausesSince(m mark) []time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.pauses[m.pauses:])
 }
 
 // Report sums up the load. Call it after Stop.
 func (l *Load) Report() Report {
-	r := Report{Acks: l.acks.Load(), Bytes: l.bytes.Load(), Reasons: l.reasons}
-	r.Pauses, r.Seals, r.Allocations = l.since(mark{})
+	r := Report{Acks: l.acks.Load(), Bytes: l.bytes.Load(), Reasons: l.reasons, Spans: l.since(mark{})}
 	for _, w := range l.writers {
 		r.Stall = max(r.Stall, w.stall)
 	}
@@ -372,8 +393,8 @@ func (l *Load) Report() Report {
 }
 
 func (r Report) String() string {
-	return fmt.Sprintf("%d appends of %d MiB acknowledged; pauses from an error to the next acknowledged append: %v; longest stall %v; seals %v; allocations %v; errors %v",
-		r.Acks, r.Bytes>>20, r.Pauses, r.Stall.Round(time.Millisecond), r.Seals, r.Allocations, r.Reasons)
+	return fmt.Sprintf("%d appends of %d MiB acknowledged; pauses from an error to the next acknowledged append: %v; longest stall %v; seals %v; extensions %v; errors %v",
+		r.Acks, r.Bytes>>20, r.Pauses, r.Stall.Round(time.Millisecond), r.Seals, r.Extensions, r.Reasons)
 }
 
 // watchedManager measures what a new extent costs.
@@ -401,14 +422,14 @@ func (m watchedManager) ReportDamage(id extentstore.ExtentID, on extentstore.Dis
 	}
 }
 
-// Allocate implements extentstore.StreamManager.
-func (m watchedManager) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (extentstore.ExtentInfo, error) {
+// Extend implements extentstore.StreamManager.
+func (m watchedManager) Extend(ctx context.Context, x extentstore.Extension) (extentstore.Extended, error) {
 	began := time.Now()
-	info, err := m.StreamManager.Allocate(ctx, name, epoch, avoid)
+	out, err := m.StreamManager.Extend(ctx, x)
 	m.load.mu.Lock()
-	m.load.births = append(m.load.births, time.Since(began))
+	m.load.extensions = append(m.load.extensions, time.Since(began))
 	m.load.mu.Unlock()
-	return info, err
+	return out, err
 }
 
 // writerKey finds the writer in the context of an append.
@@ -437,25 +458,30 @@ type watchedNode struct {
 
 // Append implements extentstore.ExtentNode.
 func (n watchedNode) Append(ctx context.Context, id extentstore.ExtentID, blocks []extentstore.Block) (int64, error) {
+	began := time.Now()
 	at, err := n.ExtentNode.Append(ctx, id, blocks)
 	w, _ := ctx.Value(writerKey{}).(*writer)
 	if w == nil {
 		return at, err
 	}
-	now := time.Now().UnixNano()
+	ended := time.Now()
+	now, took := ended.UnixNano(), ended.Sub(began)
 	if err != nil {
 		// Sealed is another appender's failure, or a roll: the clock of this
 		// writer begins all the same.
 		w.failed.CompareAndSwap(0, now)
 		n.load.mu.Lock()
 		n.load.reasons[stamp.KindOf(err).String()]++
+		n.load.noticed = append(n.load.noticed, took)
 		n.load.mu.Unlock()
 		return at, err
 	}
-	if failed := w.failed.Swap(0); failed != 0 {
-		n.load.mu.Lock()
+	failed := w.failed.Swap(0)
+	n.load.mu.Lock()
+	defer n.load.mu.Unlock()
+	n.load.appends = append(n.load.appends, took)
+	if failed != 0 {
 		n.load.pauses = append(n.load.pauses, time.Duration(now-failed))
-		n.load.mu.Unlock()
 	}
 	return at, nil
 }

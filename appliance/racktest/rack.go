@@ -104,7 +104,7 @@ func Prepare(t testing.TB, opts Options) *Rack {
 	if opts.Wait == 0 {
 		opts.Wait = 30 * time.Second
 	}
-	dir, err := os.MkdirTemp("", "stamp-rack-")
+	dir, err := os.MkdirTemp(os.Getenv("DIR"), "stamp-rack-")
 	if err != nil {
 		t.Fatal(err)
 	}

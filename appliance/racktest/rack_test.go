@@ -4,6 +4,7 @@ package racktest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -81,13 +82,17 @@ type scene struct {
 	rack *Rack
 	load *Load
 
+	report []string        // a line for each fault
+	pauses []time.Duration // of all faults but those without a majority of managers
+
 	faulty *Faulty // en4/d2; nil without /dev/fuse
 	small  *Loop   // en5/d1; nil without root
 }
 
 func newScene(t *testing.T) *scene {
 	s := &scene{T: t}
-	s.rack = Start(t, Options{Disks: func(n int) []Disk {
+	// A disk is to be full when it is filled: what is in a trash gives way.
+	s.rack = Start(t, Options{Extent: "trash = \"100ms\"", Disks: func(n int) []Disk {
 		switch {
 		case n == 4 && canFuse():
 			s.faulty = new(Faulty)
@@ -112,9 +117,22 @@ func (s *scene) fault(name string, fn func()) {
 	if err := s.load.Resumed(resume); err != nil {
 		s.Fatalf("%s: %v", name, err)
 	}
-	pauses, seals, births := s.load.since(mark)
-	s.Logf("%-36s %5.1f s, %5d appends, pauses %v\n\tseals %v, allocations %v", name, time.Since(began).Seconds(), s.load.Acks()-acks, pauses, seals, births)
+	x := s.load.since(mark)
+	s.Logf("%-36s %5.1f s, %5d appends, pauses %v\n\tseals %v, extensions %v, appends %v", name, time.Since(began).Seconds(), s.load.Acks()-acks, x.Pauses, x.Seals, x.Extensions, x.Appends)
+	if name != noMajority { // by definition nobody can allocate
+		s.pauses = append(s.pauses, s.load.pausesSince(mark)...)
+	}
+	s.line(name, x)
 }
+
+// line adds a line to the report, in milliseconds.
+func (s *scene) line(name string, x Spans) {
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()*1000) }
+	s.report = append(s.report, fmt.Sprintf("| %s | %d | %s | %s | %s | %s | %s | %s | %s |", name,
+		x.Pauses.N, ms(x.Pauses.Mean), ms(x.Pauses.P50), ms(x.Pauses.P99), ms(x.Pauses.Most), ms(x.Extensions.Mean), ms(x.Appends.Mean), ms(x.Noticed.P50)))
+}
+
+const noMajority = "loss of the managers' majority"
 
 func (s *scene) resumed() {
 	s.Helper()
@@ -126,6 +144,8 @@ func (s *scene) end() {
 	s.Helper()
 	must(s, s.load.Stop())
 	s.Log(s.load.Report())
+	s.line("all but "+noMajority, Spans{Pauses: newTimes(s.pauses), Extensions: s.load.Report().Extensions, Appends: s.load.Report().Appends})
+	s.Logf("milliseconds from an append's error to the writer's next acknowledged append:\n| fault | pauses | mean | p50 | p99 | longest | next extent | append | error after |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n%s", strings.Join(s.report, "\n"))
 	must(s, s.rack.Healed(heal))
 	ctx, cancel := patience(5 * time.Minute)
 	defer cancel()
@@ -169,7 +189,7 @@ func TestFaults(t *testing.T) {
 		s.resumed()
 		must(t, l.Start())
 	})
-	s.fault("loss of the managers' majority", s.loseMajority)
+	s.fault(noMajority, s.loseMajority)
 	s.fault("en2 cut off from the managers", func() {
 		for _, m := range r.Managers {
 			r.Cut(r.Nodes[1].Name, m.Name)

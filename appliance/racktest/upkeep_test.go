@@ -32,7 +32,7 @@ func TestDrain(t *testing.T) {
 	mark := l.mark()
 	must(t, r.Nodes[3].Stop())
 	must(t, l.Resumed(resume))
-	if pauses, _, _ := l.since(mark); pauses.N > 0 {
+	if pauses := l.since(mark).Pauses; pauses.N > 0 {
 		t.Errorf("%d appends paused when a drained node was stopped: %v", pauses.N, pauses)
 	}
 	must(t, r.Nodes[3].Start())

@@ -54,7 +54,7 @@ type Do uint8
 const (
 	Allocate  Do = iota + 1 // an extent, if possible not where one failed; then Allocated or Refused
 	Send                    // the blocks to the primary of Extent; then Sent, Failed or Refused
-	SealAt                  // Extent at Length, which may be sealed already; then Sealed or Refused
+	SealAt                  // Extent at Length, which may be sealed already; then Sealed, Extended or Refused
 	Pause                   // for so long; then Paused or Refused
 	Done                    // the call has succeeded
 	GiveUp                  // the call has failed with the error that came last
@@ -67,7 +67,10 @@ type Step struct {
 	Extent extentstore.ExtentID
 	Length int64
 	Doubt  bool // SealAt: because an append to the extent failed
-	Pause  time.Duration
+	// Next: SealAt wants another extent afterwards, which may be allocated in
+	// the same step.
+	Next  bool
+	Pause time.Duration
 }
 
 // Extent is the extent that is being appended to, 0 if none, and what is
@@ -98,7 +101,7 @@ func (s *Sole) Close() Step {
 }
 
 func (s *Sole) seal() Step {
-	return Step{Do: SealAt, Extent: s.extent, Length: s.acked, Doubt: s.doubt > 0}
+	return Step{Do: SealAt, Extent: s.extent, Length: s.acked, Doubt: s.doubt > 0, Next: !s.closing}
 }
 
 // send makes one attempt, in the extent at hand or in a new one if that is
@@ -146,7 +149,14 @@ func (s *Sole) Failed(kind stamp.Kind, badBlocks bool) Step {
 // Sealed is told the length at which the extent is sealed. An extent that is
 // gone belongs to a stream that was deleted or has another owner: it counts as
 // sealed at what was acknowledged, and allocating the next one will say which.
-func (s *Sole) Sealed(length int64, gone bool) Step {
+func (s *Sole) Sealed(length int64, gone bool) Step { return s.sealed(length, gone, 0) }
+
+// Extended is Sealed where another extent was allocated in the same step.
+func (s *Sole) Extended(length int64, next extentstore.ExtentID) Step {
+	return s.sealed(length, false, next)
+}
+
+func (s *Sole) sealed(length int64, gone bool, next extentstore.ExtentID) Step {
 	if gone {
 		length = s.acked
 	}
@@ -154,7 +164,7 @@ func (s *Sole) Sealed(length int64, gone bool) Step {
 	if !in && length != s.acked {
 		return Step{Do: Undefined, Extent: s.extent, Length: length}
 	}
-	s.extent, s.acked, s.doubt = 0, 0, 0
+	s.extent, s.acked, s.doubt = next, 0, 0
 	switch {
 	case s.closing:
 		return Step{Do: Done}

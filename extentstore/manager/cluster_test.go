@@ -353,7 +353,7 @@ func TestLoadOverLeaderChanges(t *testing.T) {
 				}
 				ctx, end = requests.Begin(limit(t))
 				e, err := onLeader(c, ctx, func(m *manager.Manager) (extentstore.ExtentInfo, error) {
-					return m.Allocate(ctx, name, epoch, nil)
+					return next(m.Extend(ctx, extentstore.Extension{Name: name, Epoch: epoch}))
 				})
 				end()
 				if err != nil || e.ID == first || len(e.Replicas) < 2 {
@@ -481,8 +481,11 @@ func BenchmarkThreeMembers(b *testing.B) {
 		for b.Loop() {
 			_, err := m.Seal(b.Context(), e.ID, -1)
 			ok(b, err)
-			e, err = m.Allocate(b.Context(), "/a/log", epoch, nil)
+			e, err = next(m.Extend(b.Context(), extentstore.Extension{Name: "/a/log", Epoch: epoch}))
 			ok(b, err)
 		}
 	})
 }
+
+// next is the new extent of an Extend.
+func next(out extentstore.Extended, err error) (extentstore.ExtentInfo, error) { return out.Next, err }

@@ -137,6 +137,7 @@ func (k *keeper) heartbeat() {
 		d, n := &h.Disks[i], disks[i]
 		n.mu.Lock()
 		d.Up, d.Failed = n.up && n.word.MayAsk(), n.state.Failed != ""
+		d.Avoid = n.silent(now)
 		d.Free, d.Reserve, d.Capacity = n.state.Free, n.state.Reserve, n.state.Capacity
 		if n.up {
 			k.since[i] = now

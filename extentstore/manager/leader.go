@@ -25,6 +25,8 @@ type leader struct {
 	polled   chan struct{} // closed when the disks were asked for the first time
 	ids      idSource
 	todo     *keeper
+	forcing  chan struct{} // one for each extent whose replicas are told its length beside other work
+	cuts     cuts
 
 	disksMu sync.RWMutex // guards the fields below
 	disks   map[extentstore.DiskID]*disk
@@ -32,7 +34,7 @@ type leader struct {
 }
 
 func newLeader(m *Manager, ctx context.Context) *leader {
-	l := &leader{Manager: m, disks: map[extentstore.DiskID]*disk{}, pollWake: make(chan struct{}, 1), polled: make(chan struct{})}
+	l := &leader{Manager: m, disks: map[extentstore.DiskID]*disk{}, pollWake: make(chan struct{}, 1), polled: make(chan struct{}), forcing: make(chan struct{}, maxForcing)}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	l.todo = newKeeper(l)
 	return l

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -155,20 +156,20 @@ func TestCreateFails(t *testing.T) {
 	ok(t, l.Manager.Check(limit(t)))
 }
 
-func TestAllocateRefuses(t *testing.T) {
+func TestExtendRefuses(t *testing.T) {
 	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
 	epoch, e := owner(t, l)
-	_, err := l.Manager.Allocate(limit(t), "/a/x", epoch, nil)
+	_, err := l.Manager.Extend(limit(t), extentstore.Extension{Name: "/a/x", Epoch: epoch})
 	wantKind(t, err, stamp.Exists)
-	_, err = l.Manager.Allocate(limit(t), "/a/y", epoch, nil)
+	_, err = l.Manager.Extend(limit(t), extentstore.Extension{Name: "/a/y", Epoch: epoch})
 	wantKind(t, err, stamp.NotFound)
-	_, err = l.Manager.Allocate(limit(t), "/a/x", epoch-1, nil)
+	_, err = l.Manager.Extend(limit(t), extentstore.Extension{Name: "/a/x", Epoch: epoch - 1})
 	wantKind(t, err, stamp.Fenced)
-	_, err = l.Manager.Allocate(limit(t), "/a/x", epoch+1, nil)
+	_, err = l.Manager.Extend(limit(t), extentstore.Extension{Name: "/a/x", Epoch: epoch + 1})
 	wantKind(t, err, stamp.Invalid)
 	_, err = l.Manager.Seal(limit(t), e.ID, 0)
 	ok(t, err)
-	next, err := l.Manager.Allocate(limit(t), "/a/x", epoch, []extentstore.DiskID{"node-1"})
+	next, err := next(l.Manager.Extend(limit(t), extentstore.Extension{Name: "/a/x", Epoch: epoch, Suspects: []extentstore.Suspect{{Disk: "node-1"}}}))
 	ok(t, err)
 	if len(next.Replicas) != 2 {
 		t.Errorf("avoiding one node of three: got replicas %v, want two", next.Replicas)
@@ -358,4 +359,114 @@ func TestLabelBeforeService(t *testing.T) {
 	m, err = manager.Open(limit(t), manager.Options{Dir: dir, Nodes: streamtest.New(t, streamtest.Options{Nodes: 1, Fake: true})})
 	ok(t, err)
 	ok(t, m.Close())
+}
+
+// TestExtendSeals seals the last extent and adds the next in one step, with which
+// nothing happens twice, nor to a stream of somebody else.
+func TestExtendSeals(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
+	epoch, e := owner(t, l)
+	add(t, l, e, "12345")
+	x := extentstore.Extension{Name: "/a/x", Epoch: epoch - 1, Last: e.ID, At: 5}
+	_, err := l.Manager.Extend(limit(t), x)
+	wantKind(t, err, stamp.Fenced)
+	if info, err := l.Manager.Extent(limit(t), e.ID); err != nil || info.Sealed {
+		t.Fatalf("by an earlier owner: got %+v and %v, want it not sealed", info, err)
+	}
+	x.Epoch, x.Last = epoch, e.ID+1000
+	_, err = l.Manager.Extend(limit(t), x)
+	wantKind(t, err, stamp.Exists) // the last one is another
+
+	x.Last = e.ID
+	requests := extentstore.NewRequests()
+	ctx, end := requests.Begin(limit(t))
+	defer end()
+	first, err := l.Manager.Extend(ctx, x)
+	ok(t, err)
+	if first.Length != 5 || first.Next.ID <= e.ID || first.Next.Sealed || len(first.Next.Replicas) != 3 {
+		t.Errorf("got %+v", first)
+	}
+	again, err := l.Manager.Extend(ctx, x)
+	if err != nil || again.Length != 5 || again.Next.ID != first.Next.ID {
+		t.Errorf("asked again: got %+v and %v, want %+v", again, err, first)
+	}
+	_, err = l.Manager.Extend(limit(t), x) // under another name, it is another change
+	wantKind(t, err, stamp.Exists)
+
+	// The replicas are asked, and closed.
+	add(t, l, first.Next, "123")
+	x.Last, x.At = first.Next.ID, -1
+	second, err := l.Manager.Extend(limit(t), x)
+	if err != nil || second.Length != 3 {
+		t.Fatalf("got %+v and %v, want length 3", second, err)
+	}
+	for _, name := range first.Next.Replicas {
+		if s, err := l.Fake(name).Stat(limit(t), first.Next.ID); err != nil || !s.Closed {
+			t.Errorf("%s: got %+v and %v, want it closed", name, s, err)
+		}
+	}
+	// The length holds at which it was sealed.
+	x.Last, x.At = e.ID, 4
+	_, err = l.Manager.Seal(limit(t), second.Next.ID, 0)
+	ok(t, err)
+	third, err := l.Manager.Extend(limit(t), x)
+	if err != nil || third.Length != 5 {
+		t.Errorf("got %+v and %v, want length 5", third, err)
+	}
+	_, err = l.Manager.Seal(limit(t), third.Next.ID, 0)
+	ok(t, err)
+	x.Last = e.ID + 1000
+	_, err = l.Manager.Extend(limit(t), x)
+	wantKind(t, err, stamp.NotFound)
+	ok(t, l.Manager.Check(limit(t)))
+	eventually(t, "the replicas know their length", func() error {
+		for _, name := range e.Replicas {
+			if s, err := l.Fake(name).Stat(limit(t), e.ID); err != nil || !s.Sealed || s.Length != 5 {
+				return fmt.Errorf("%s: got %+v and %w", name, s, err)
+			}
+		}
+		return nil
+	})
+}
+
+// TestExtendPastLateDisk lets one disk hang. It holds up one extent for a moment,
+// and the next ones not at all.
+func TestExtendPastLateDisk(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 5, Replicas: 3, Fake: true})
+	epoch, e := owner(t, l)
+	hung := l.DiskIDs[1]
+	l.Faulty(hung).Delay(time.Hour)
+	defer l.Faulty(hung).Delay(0)
+	x := extentstore.Extension{Name: "/a/x", Epoch: epoch}
+	for range 20 {
+		x.Last = e.ID
+		// Far below what one node has for an answer.
+		ctx, cancel := context.WithTimeout(limit(t), 1500*time.Millisecond)
+		out, err := l.Manager.Extend(ctx, x)
+		cancel()
+		ok(t, err)
+		if len(out.Next.Replicas) != 3 || slices.Contains(out.Next.Replicas, hung) {
+			t.Fatalf("got replicas %v, want three without %s", out.Next.Replicas, hung)
+		}
+		e = out.Next
+	}
+	ok(t, l.Manager.Check(limit(t)))
+}
+
+// TestSuspects tells the manager of a disk that has failed an append, and of two
+// that do not reach each other: it avoids them for everybody.
+func TestSuspects(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 6, Replicas: 3, Fake: true})
+	epoch, e := owner(t, l)
+	a, b, bad := l.DiskIDs[0], l.DiskIDs[1], l.DiskIDs[2]
+	x := extentstore.Extension{Name: "/a/x", Epoch: epoch, Last: e.ID, Suspects: []extentstore.Suspect{{Disk: bad}, {Disk: b, From: a}}}
+	for i := range 30 {
+		out, err := l.Manager.Extend(limit(t), x)
+		ok(t, err)
+		has := func(d extentstore.DiskID) bool { return slices.Contains(out.Next.Replicas, d) }
+		if len(out.Next.Replicas) != 3 || has(bad) || has(a) && has(b) {
+			t.Fatalf("extent %d: got replicas %v, want three without %s, and %s and %s not together", i, out.Next.Replicas, bad, a, b)
+		}
+		x.Last, x.Suspects = out.Next.ID, nil
+	}
 }

@@ -18,6 +18,8 @@ type metrics struct {
 	repaired      prometheus.Counter
 	lostReplicas  prometheus.Counter
 	damage        prometheus.Counter
+	late          prometheus.Counter
+	phases        *prometheus.HistogramVec
 
 	registry   prometheus.Registerer
 	registered []prometheus.Collector
@@ -54,12 +56,17 @@ func newMetrics(reg prometheus.Registerer, m *Manager) (*metrics, error) {
 		lostReplicas:  counter("lost_replicas_total", "Replicas that could not be repaired for want of another one."),
 		damage:        counter("damage_reports_total", "Reads that a node answered with Corrupt."),
 	}
+	x.late = counter("late_creations_total", "New extents that were placed again because a disk let the others wait.")
+	x.phases = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "streammanager_extend_seconds", Help: "Parts of the time in which a stream gets its next extent: the question to the old replicas, the command on the log, the creation of the new ones, beside it.",
+		Buckets: prometheus.ExponentialBuckets(100e-6, 2, 18),
+	}, []string{"part"})
 	if reg == nil {
 		return x, nil
 	}
 	x.registry = reg
 	for _, c := range []prometheus.Collector{
-		x.seconds, x.failures, x.collected, x.foreign, x.doubtfulSeals, x.repaired, x.lostReplicas, x.damage,
+		x.seconds, x.failures, x.collected, x.foreign, x.doubtfulSeals, x.repaired, x.lostReplicas, x.damage, x.late, x.phases,
 		gauge("streams", "Streams in the namespace.", func(s *State) int { return s.streams.Len() }),
 		gauge("extents", "Extents known.", func(s *State) int { return s.extents.Len() }),
 		gauge("unsealed_extents", "Extents that take appends.", func(s *State) int { return s.nUnsealed }),
@@ -94,4 +101,9 @@ func (x *metrics) observe(op string, start time.Time, err *error) {
 	if *err != nil {
 		x.failures.WithLabelValues(op, stamp.KindOf(*err).String()).Inc()
 	}
+}
+
+// phase notes how long a part of an Extend took that ends now.
+func (x *metrics) phase(part string, began time.Time) {
+	x.phases.WithLabelValues(part).Observe(x.clock.Now().Sub(began).Seconds())
 }

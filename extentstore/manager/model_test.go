@@ -169,15 +169,30 @@ func (m *model) allocate(c *command.Allocate) stamp.Kind {
 		return stamp.NotFound
 	case m.inline[c.Name] != "":
 		return stamp.Invalid
-	case n > 0 && m.lengths[list[n-1]] < 0:
+	case n > 0 && m.lengths[list[n-1]] < 0 && !seals(c, list[n-1]):
 		return stamp.Exists
-	case n > 0 && m.lengths[list[n-1]] == 0:
+	}
+	for _, l := range c.Seals {
+		if at, known := m.lengths[l.Extent]; !known || at == forgotten {
+			return stamp.NotFound
+		}
+	}
+	for _, l := range c.Seals {
+		if m.lengths[l.Extent] < 0 {
+			m.lengths[l.Extent] = l.Length
+		}
+	}
+	if n > 0 && m.lengths[list[n-1]] == 0 {
 		list = list[:n-1]
 	}
 	m.streams[c.Name] = append(list, c.Place.Extent)
 	m.lengths[c.Place.Extent] = -1
 	m.places[c.Place.Extent] = c.Place.Nodes
 	return fine
+}
+
+func seals(c *command.Allocate, id uint64) bool {
+	return slices.ContainsFunc(c.Seals, func(l *command.Length) bool { return l.Extent == id })
 }
 
 // world makes random commands and drives the state and the model with them.
@@ -301,11 +316,24 @@ func (w *world) compare(out Output, want stamp.Kind, c any) {
 func (w *world) allocate() {
 	name := w.name()
 	c := &command.Allocate{Name: name, Epoch: w.epoch(folderOf(name)), Place: w.place()}
+	if list := w.model.streams[name]; len(list) > 0 && w.rnd.IntN(2) == 0 {
+		c.Seals = append(c.Seals, &command.Length{Extent: list[len(list)-1], Length: int64(w.rnd.IntN(3))})
+	}
+	if w.rnd.IntN(8) == 0 {
+		c.Seals = append(c.Seals, &command.Length{Extent: w.anyExtent(), Length: int64(w.rnd.IntN(3))})
+	}
 	next := w.model.clone()
 	want := next.allocate(c)
-	w.compare(w.step(&command.Command{What: &command.Command_Allocate{Allocate: c}}), want, c)
-	if want == fine {
-		w.model = next
+	out := w.step(&command.Command{What: &command.Command_Allocate{Allocate: c}})
+	w.compare(out, want, c)
+	if want != fine {
+		return
+	}
+	w.model = next
+	for i, l := range c.Seals {
+		if got := out.Extents[1+i]; uint64(got.ID) != l.Extent || got.Length != next.lengths[l.Extent] || !got.Sealed {
+			w.t.Fatalf("%v: got %+v, want length %d", c, got, next.lengths[l.Extent])
+		}
 	}
 }
 

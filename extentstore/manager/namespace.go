@@ -103,10 +103,11 @@ func (m *leader) settle(ctx context.Context, births []*birth, ops []extentstore.
 		if err := m.discard(ctx, b.spec, err); err != nil {
 			return err
 		}
-		e, err := m.allocate(ctx, nil, ops[i].Name, epochs[folderOf(ops[i].Name)], bad)
+		e := &extending{m: m, x: extentstore.Extension{Name: ops[i].Name, Epoch: epochs[folderOf(ops[i].Name)]}, avoid: bad}
+		out, err := e.run(ctx)
 		infos[i].Extents = nil
 		if err == nil {
-			infos[i].Extents = []extentstore.ExtentInfo{e}
+			infos[i].Extents = []extentstore.ExtentInfo{out.Next}
 		} else {
 			m.opts.Log.Warn("stream has no first extent yet", "stream", ops[i].Name, "err", err)
 		}

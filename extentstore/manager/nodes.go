@@ -26,6 +26,140 @@ type disk struct {
 	why    string     // why it is not up
 	state  extentstore.DiskState
 	word   sealing.Trust
+
+	calls  int       // of withNode under way
+	quiet  time.Time // when the oldest of them began, or one was answered last
+	shun   time.Time // until when it is avoided because an append has failed on it
+	doubt  bool      // and it has not answered a poll since
+	doubts uint64    // how often that has happened
+}
+
+// begin and end bracket a call. answered says that the disk gave an answer, be
+// it an error.
+func (n *disk) begin(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.calls++; n.calls == 1 {
+		n.quiet = now
+	}
+}
+
+func (n *disk) end(now time.Time, answered bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls--
+	if answered {
+		n.quiet = now
+	}
+}
+
+// lateAfter is how long a disk may leave all its calls unanswered before new
+// extents are better placed elsewhere.
+const lateAfter = 50 * time.Millisecond
+
+// isLate reports whether calls wait for the disk and it has answered none lately.
+func (n *disk) isLate(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.late(now)
+}
+
+// late is isLate with mu held.
+func (n *disk) late(now time.Time) bool { return n.calls > 0 && now.Sub(n.quiet) > lateAfter }
+
+// shunFor is how long a disk is better not taken on which an append has failed.
+// Until it answers a poll it is avoided altogether.
+const shunFor = time.Second
+
+// avoid keeps new extents away from the disk for a while.
+func (n *disk) avoid(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.shun, n.doubt = now.Add(shunFor), true
+	n.doubts++
+}
+
+// silent reports whether the disk lets others wait: new extents are placed
+// elsewhere. Called with mu held.
+func (n *disk) silent(now time.Time) bool { return n.doubt || n.late(now) }
+
+// cuts are pairs of nodes that appenders have found not to reach each other.
+type cuts struct {
+	mu    sync.Mutex // guards until
+	until map[[2]extentstore.NodeID]time.Time
+}
+
+// cutFor is how long two nodes are kept apart that did not reach each other, and
+// maxCuts how many such pairs are remembered.
+const (
+	cutFor  = 15 * time.Second
+	maxCuts = 1024
+)
+
+func (c *cuts) add(a, b extentstore.NodeID, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.until == nil {
+		c.until = map[[2]extentstore.NodeID]time.Time{}
+	}
+	c.forget(now)
+	if len(c.until) < maxCuts {
+		c.until[[2]extentstore.NodeID{min(a, b), max(a, b)}] = now.Add(cutFor)
+	}
+}
+
+// forget drops the pairs that are over. Called with mu held.
+func (c *cuts) forget(now time.Time) {
+	for pair, until := range c.until {
+		if !now.Before(until) {
+			delete(c.until, pair)
+		}
+	}
+}
+
+// apart says which nodes are to be kept apart, by their indexes; nil: none.
+func (m *leader) apart() func(a, b uint16) bool {
+	now := m.opts.Clock.Now()
+	m.cuts.mu.Lock()
+	defer m.cuts.mu.Unlock()
+	m.cuts.forget(now)
+	if len(m.cuts.until) == 0 {
+		return nil
+	}
+	pairs := map[[2]uint16]bool{}
+	_ = m.machine.view(func(s *State) error { // a broken state places nothing
+		for pair := range m.cuts.until {
+			a, okA := s.nodeIndex(pair[0])
+			b, okB := s.nodeIndex(pair[1])
+			if okA && okB {
+				pairs[[2]uint16{min(a, b), max(a, b)}] = true
+			}
+		}
+		return nil
+	})
+	return func(a, b uint16) bool { return pairs[[2]uint16{min(a, b), max(a, b)}] }
+}
+
+// suspectAll takes up what an appender says of disks: they are avoided, by all, and
+// asked soon.
+func (m *leader) suspectAll(suspects []extentstore.Suspect) {
+	now := m.opts.Clock.Now()
+	for _, s := range suspects {
+		d := m.disk(s.Disk)
+		if d == nil {
+			continue
+		}
+		d.avoid(now)
+		if a, b := s.From.Node(), s.Disk.Node(); a != "" && a != b && m.disk(s.From) != nil {
+			m.cuts.add(a, b, now)
+		}
+	}
+	if len(suspects) > 0 {
+		select {
+		case m.pollWake <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // set notes an answer and reports whether the node has just come up.
@@ -188,6 +322,9 @@ func (m *leader) pollDisks(ids []extentstore.DiskID) {
 func (m *leader) poll(d *disk) {
 	ctx, cancel := context.WithTimeout(m.ctx, m.opts.NodeTimeout)
 	defer cancel()
+	d.mu.Lock()
+	doubts := d.doubts
+	d.mu.Unlock()
 	var state extentstore.DiskState
 	en, err := m.opts.Nodes.Node(d.id)
 	if err == nil {
@@ -195,6 +332,11 @@ func (m *leader) poll(d *disk) {
 	}
 	if m.ctx.Err() != nil {
 		return
+	}
+	if err == nil {
+		d.mu.Lock()
+		d.doubt = d.doubt && d.doubts != doubts
+		d.mu.Unlock()
 	}
 	cameUp, wentDown := d.set(state, err)
 	switch {
@@ -212,23 +354,32 @@ func withNode[T any](m *leader, ctx context.Context, id extentstore.DiskID, call
 	limited, cancel := context.WithTimeout(ctx, m.opts.NodeTimeout)
 	defer cancel()
 	var result T
+	n := m.disk(id)
+	if n != nil {
+		n.begin(m.opts.Clock.Now())
+	}
 	en, err := m.opts.Nodes.Node(id)
 	if err == nil {
 		result, err = call(limited, en)
 	}
-	if err != nil && ctx.Err() == nil {
-		switch stamp.KindOf(err) {
-		case stamp.Unavailable, stamp.Timeout:
-			if n := m.disk(id); n != nil {
-				m.suspect(n, err)
-			}
+	if n == nil {
+		return result, err
+	}
+	answered := true
+	switch kind := stamp.KindOf(err); {
+	case err != nil && (kind == stamp.Unavailable || kind == stamp.Timeout):
+		answered = false
+		if ctx.Err() == nil {
+			m.suspect(n, err)
 		}
 	}
+	n.end(m.opts.Clock.Now(), answered)
 	return result, err
 }
 
 // candidates describes the disks for placing an extent of a kind.
 func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.DiskID) []Candidate {
+	now := m.opts.Clock.Now()
 	disks := m.allDisks()
 	var list []Candidate
 	_ = m.machine.view(func(s *State) error { // a broken state places nothing
@@ -242,11 +393,12 @@ func (m *leader) candidates(kind extentstore.StreamKind, avoid []extentstore.Dis
 		d := disks[c.Index]
 		d.mu.Lock()
 		c.Room, c.Usable = d.state.Free, d.up
+		c.Avoid = d.silent(now) || slices.Contains(avoid, d.id)
+		c.Shy = now.Before(d.shun)
 		if !kind.UserData() {
 			c.Room += d.state.Reserve
 		}
 		d.mu.Unlock()
-		c.Avoid = slices.Contains(avoid, d.id)
 	}
 	return list
 }

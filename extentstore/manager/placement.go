@@ -18,8 +18,9 @@ type Candidate struct {
 	Rack   uint16 // equal numbers are the same rack
 	Room   int64  // bytes free for the kind of stream in question
 	Load   int64  // extents there that take appends
-	Avoid  bool
-	Usable bool // answers, and serves
+	Avoid  bool   // taken only if there are too few others
+	Shy    bool   // taken only if there are not as many others as are wanted
+	Usable bool   // answers, and serves
 }
 
 // candidate describes a disk as far as the state knows it; false if nothing new
@@ -61,24 +62,48 @@ func (d domains) reachable(want int) int { return min(want, d.disks) }
 // extent's id: a pure function that spreads primaries, too. Disks to be avoided
 // are taken only if there are too few others.
 func Choose(id extentstore.ExtentID, all []Candidate, want int) ([]uint16, error) {
+	return ChooseApart(id, all, want, nil)
+}
+
+// ChooseApart is Choose for a stamp in which some nodes do not reach each other:
+// apart says which, by their numbers, and may be nil. Two of them are taken
+// together only if there are not as many others as are wanted, and then, if it can
+// be, behind a primary that reaches both.
+func ChooseApart(id extentstore.ExtentID, all []Candidate, want int, apart func(a, b uint16) bool) ([]uint16, error) {
 	d := domainsOf(all)
-	p := picker{id: id, all: all, strict: d.nodes >= want, mean: meanLoad(all)}
+	p := picker{id: id, all: all, strict: d.nodes >= want, mean: meanLoad(all), apart: apart}
 	want = d.reachable(want)
 	least, leastNodes := leastReplicas(want), 1
 	if want >= 3 && d.nodes >= 2 {
 		leastNodes = 2
 	}
-	for len(p.chosen) < want && p.pick(false) {
+	for len(p.chosen) < want && (p.pick(willing) || p.pick(shy)) {
 	}
 	if want > 1 && len(p.chosen) == want && p.nNodes() < leastNodes {
 		p.chosen = p.chosen[:want-1]
 	}
-	for (len(p.chosen) < least || p.nNodes() < leastNodes) && p.pick(true) {
+	for (len(p.chosen) < least || p.nNodes() < leastNodes) && p.pick(avoided) {
 	}
 	if len(p.chosen) < least || p.nNodes() < leastNodes || len(p.chosen) == 0 {
 		return nil, notPlaceable(all, least, leastNodes)
 	}
+	p.lead()
 	return p.chosen, nil
+}
+
+// lead makes a disk the primary that reaches all others, if there is one: these
+// need not reach each other.
+func (p *picker) lead() {
+	if p.apart == nil {
+		return
+	}
+	for i, index := range p.chosen {
+		mine := find(p.all, index).Node
+		if !slices.ContainsFunc(p.chosen, func(other uint16) bool { return p.apart(mine, find(p.all, other).Node) }) {
+			p.chosen[0], p.chosen[i] = p.chosen[i], p.chosen[0]
+			return
+		}
+	}
 }
 
 // ChooseMore picks up to more disks for an extent that has replicas on the
@@ -87,7 +112,7 @@ func Choose(id extentstore.ExtentID, all []Candidate, want int) ([]uint16, error
 func ChooseMore(id extentstore.ExtentID, all []Candidate, keep []uint16, want, more int) []uint16 {
 	d := domainsOf(all)
 	p := picker{id: id, all: all, strict: d.nodes >= want, mean: meanLoad(all), chosen: slices.Clone(keep)}
-	for ; more > 0 && (p.pick(false) || p.pick(true)); more-- {
+	for ; more > 0 && (p.pick(willing) || p.pick(shy) || p.pick(avoided)); more-- {
 	}
 	return p.chosen[len(keep):]
 }
@@ -98,7 +123,35 @@ type picker struct {
 	all    []Candidate
 	strict bool // never two on one node
 	mean   float64
+	apart  func(a, b uint16) bool // nil: no two nodes
 	chosen []uint16
+}
+
+// willingness is how gladly a disk is taken.
+type willingness uint8
+
+const (
+	willing willingness = iota
+	shy
+	avoided
+)
+
+// willing says how gladly a candidate is taken beside those that are chosen.
+func (p *picker) willing(c *Candidate) willingness {
+	switch {
+	case c.Avoid:
+		return avoided
+	case c.Shy:
+		return shy
+	case p.apart == nil:
+		return willing
+	}
+	for _, index := range p.chosen {
+		if other := find(p.all, index); other != nil && p.apart(c.Node, other.Node) {
+			return shy
+		}
+	}
+	return willing
 }
 
 // find returns the candidate that stands for a disk, or nil: a replica may be on
@@ -144,12 +197,12 @@ func (p *picker) nNodes() int {
 	return len(nodes)
 }
 
-// pick adds the best candidate, if there is one.
-func (p *picker) pick(avoided bool) bool {
+// pick adds the best candidate of those that are taken so gladly, if there is one.
+func (p *picker) pick(gladly willingness) bool {
 	best, bestNear, bestScore := -1, 0, 0.0
 	for i := range p.all {
 		c := &p.all[i]
-		if !c.Usable || c.Room <= 0 || c.Avoid != avoided {
+		if !c.Usable || c.Room <= 0 || p.willing(c) != gladly {
 			continue
 		}
 		near := p.near(c)

@@ -249,3 +249,37 @@ func TestChooseSpreads(t *testing.T) {
 		t.Errorf("a busy disk got %d of %d", primaries[0], n)
 	}
 }
+
+// TestChooseApart places extents in a stamp in which two nodes do not reach each
+// other, and one has just failed an append: they are together, or it is there, only
+// where there are not as many others as are wanted.
+func TestChooseApart(t *testing.T) {
+	stampOf := func(nodes int) (all []Candidate) {
+		for i := range nodes {
+			all = append(all, Candidate{Index: uint16(i), Node: uint16(i), Rack: uint16(i), Room: 100, Usable: true})
+		}
+		return all
+	}
+	apart := func(a, b uint16) bool { return min(a, b) == 0 && max(a, b) == 2 }
+	for id := range extentstore.ExtentID(500) {
+		disks, err := ChooseApart(id, stampOf(5), 3, apart)
+		if err != nil || len(disks) != 3 || slices.Contains(disks, 0) && slices.Contains(disks, 2) {
+			t.Fatalf("extent %v of five nodes: got %v and %v", id, disks, err)
+		}
+		if disks, err = ChooseApart(id, stampOf(3), 3, apart); err != nil || len(disks) != 3 {
+			t.Fatalf("extent %v of three nodes: got %v and %v, want all", id, disks, err)
+		}
+		if disks[0] != 1 {
+			t.Fatalf("extent %v of three nodes: got %v, want the one first that reaches both others", id, disks)
+		}
+		all := stampOf(4)
+		all[1].Shy = true
+		if disks, err = ChooseApart(id, all, 3, nil); err != nil || len(disks) != 3 || slices.Contains(disks, 1) {
+			t.Fatalf("extent %v: got %v and %v, want the three others", id, disks, err)
+		}
+		all[3].Avoid = true
+		if disks, err = ChooseApart(id, all, 3, nil); err != nil || len(disks) != 3 || slices.Contains(disks, 3) {
+			t.Fatalf("extent %v: got %v and %v, want all but the one to be avoided", id, disks, err)
+		}
+	}
+}

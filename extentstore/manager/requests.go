@@ -177,9 +177,7 @@ func (s *State) again(c *command.Command, o *outcome) Output {
 			}
 		}
 	case *command.Command_Allocate:
-		if e, ok := s.extents.Get(o.extent); ok {
-			out.Extents = []extentstore.ExtentInfo{s.extentInfo(o.extent, &e)}
-		}
+		out.Extents = s.extended(o.extent, what.Allocate.Seals)
 	}
 	return out
 }

@@ -60,19 +60,27 @@ func TestSentAgain(t *testing.T) {
 	if fmt.Sprint(a.Extents) != fmt.Sprint(b.Extents) {
 		t.Errorf("got %v, then %v", a.Extents, b.Extents)
 	}
-	a, b = twice("acquire", 4, func() *command.Command {
+	a, b = twice("extend", 4, func() *command.Command {
+		return &command.Command{What: &command.Command_Allocate{Allocate: &command.Allocate{
+			Name: "/a/x", Place: &command.Place{Extent: 4, Nodes: []uint32{0}}, Seals: []*command.Length{{Extent: 3, Length: 99}},
+		}}}
+	}, fine)
+	if fmt.Sprint(a.Extents) != fmt.Sprint(b.Extents) || len(a.Extents) != 2 || a.Extents[0].ID != 4 || a.Extents[1].ID != 3 || a.Extents[1].Length != 99 {
+		t.Errorf("got %v, then %v", a.Extents, b.Extents)
+	}
+	a, b = twice("acquire", 5, func() *command.Command {
 		return &command.Command{What: &command.Command_Acquire{Acquire: &command.Acquire{Folder: "/a/"}}}
 	}, fine)
 	if a.Epoch != 1 || b.Epoch != 1 || len(b.Streams) != 1 {
 		t.Errorf("got epoch %d, then %d", a.Epoch, b.Epoch)
 	}
-	// The outcomes below 4 are forgotten: what comes late is refused.
+	// The outcomes below 5 are forgotten: what comes late is refused.
 	out := s.Step(time.Time{}, named(creating("/a/y"), 1, 2, 2))
 	if stamp.KindOf(out.Err) != stamp.Invalid {
 		t.Errorf("a forgotten request: got %v, want Invalid", out.Err)
 	}
 	// A leader that could not finish tries again under the same name.
-	next := named(creating("/b/x"), 1, 4, 4)
+	next := named(creating("/b/x"), 1, 5, 5)
 	next.Request.Attempt = 1
 	if out := s.Step(time.Time{}, next); out.Again || out.Err != nil {
 		t.Errorf("a later attempt: got %+v", out)

@@ -15,7 +15,7 @@ type Output struct {
 	Err     error // of kind NotFound, Exists, Fenced or Invalid; then nothing has changed
 	Epoch   stamp.Epoch
 	Streams []extentstore.StreamInfo // Acquire: of the folder; Modify: one for each op
-	Extents []extentstore.ExtentInfo // Allocate: the new one; Seal: one for each length
+	Extents []extentstore.ExtentInfo // Allocate: the new one, then those that were sealed; Seal: one for each length
 	First   extentstore.ExtentID     // Reserve: the first of the ids
 	// Again says that the command had its effect before, in the attempt
 	// given; then Extents is empty if the extent has gone meanwhile.
@@ -122,8 +122,9 @@ func (s *State) checkEpoch(folder string, epoch stamp.Epoch) error {
 	return nil
 }
 
-// mayAllocate says whether an owner may add an extent to a stream.
-func (s *State) mayAllocate(name string, epoch stamp.Epoch) (*stream, error) {
+// mayAllocate says whether an owner may add an extent to a stream when some have
+// been sealed.
+func (s *State) mayAllocate(name string, epoch stamp.Epoch, seals []*command.Length) (*stream, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
@@ -140,20 +141,28 @@ func (s *State) mayAllocate(name string, epoch stamp.Epoch) (*stream, error) {
 	}
 	if n := len(st.extents); n > 0 {
 		id := st.extents[n-1]
-		if last, _ := s.extents.Get(id); last.length == unsealed {
+		will := slices.ContainsFunc(seals, func(l *command.Length) bool { return extentstore.ExtentID(l.Extent) == id })
+		if last, _ := s.extents.Get(id); last.length == unsealed && !will {
 			return nil, stamp.Errorf(stamp.Exists, "manager", "stream %s has the unsealed extent %v", name, id)
 		}
 	}
 	return st, nil
 }
 
-// allocate adds an extent to a stream; a last one that holds nothing goes.
+// allocate seals extents and adds one to a stream; a last one that holds nothing
+// goes.
 func (s *State) allocate(now time.Time, c *command.Allocate) Output {
-	st, err := s.mayAllocate(c.Name, stamp.Epoch(c.Epoch))
+	st, err := s.mayAllocate(c.Name, stamp.Epoch(c.Epoch), c.Seals)
+	if err == nil {
+		err = s.maySeal(c.Seals)
+	}
 	if err != nil {
 		return Output{Err: err}
 	}
 	t := begin(s, now.UnixMilli())
+	for _, l := range c.Seals {
+		t.seal(l)
+	}
 	kept := st.extents
 	if n := len(kept); n > 0 {
 		if last := kept[n-1]; t.extent(last).length == 0 {
@@ -169,30 +178,65 @@ func (s *State) allocate(now time.Time, c *command.Allocate) Output {
 	changed.extents = append(kept, id)
 	t.put(c.Name, &changed)
 	t.commit()
-	e, _ := s.extents.Get(id)
-	return Output{Extents: []extentstore.ExtentInfo{s.extentInfo(id, &e)}}
+	return Output{Extents: s.extended(id, c.Seals)}
+}
+
+// extended describes a new extent and those that were sealed beside it, as far as
+// they are there.
+func (s *State) extended(id extentstore.ExtentID, seals []*command.Length) (infos []extentstore.ExtentInfo) {
+	e, ok := s.extents.Get(id)
+	if !ok {
+		return nil
+	}
+	infos = append(infos, s.extentInfo(id, &e))
+	for _, l := range seals {
+		id := extentstore.ExtentID(l.Extent)
+		if e, ok := s.extents.Get(id); ok {
+			infos = append(infos, s.extentInfo(id, &e))
+		}
+	}
+	return infos
+}
+
+func (s *State) maySeal(lengths []*command.Length) error {
+	for _, l := range lengths {
+		if _, ok := s.extents.Get(extentstore.ExtentID(l.Extent)); !ok {
+			return stamp.Errorf(stamp.NotFound, "manager", "no extent %v", extentstore.ExtentID(l.Extent))
+		}
+		if l.Length < 0 {
+			return stamp.Errorf(stamp.Invalid, "manager", "extent %v cannot have length %d", extentstore.ExtentID(l.Extent), l.Length)
+		}
+	}
+	return nil
+}
+
+// seal fixes the length of an extent, unless it was before.
+func (t *transaction) seal(l *command.Length) {
+	id := extentstore.ExtentID(l.Extent)
+	e := t.extent(id)
+	if e.length != unsealed {
+		return
+	}
+	e.length = l.Length
+	if e.refs > 0 {
+		e.since = toUint48(t.now)
+	}
+	t.setExtent(id, e)
 }
 
 func (s *State) seal(now time.Time, lengths []*command.Length) Output {
-	var out Output
-	for _, l := range lengths {
-		if _, ok := s.extents.Get(extentstore.ExtentID(l.Extent)); !ok {
-			return refuse(stamp.NotFound, "no extent %v", extentstore.ExtentID(l.Extent))
-		}
-		if l.Length < 0 {
-			return refuse(stamp.Invalid, "extent %v cannot have length %d", extentstore.ExtentID(l.Extent), l.Length)
-		}
+	if err := s.maySeal(lengths); err != nil {
+		return Output{Err: err}
 	}
+	t := begin(s, now.UnixMilli())
+	for _, l := range lengths {
+		t.seal(l)
+	}
+	t.commit()
+	var out Output
 	for _, l := range lengths {
 		id := extentstore.ExtentID(l.Extent)
 		e, _ := s.extents.Get(id)
-		if e.length == unsealed {
-			e.length = l.Length
-			if e.refs > 0 {
-				e.since = toUint48(now.UnixMilli())
-			}
-			s.setExtent(id, e)
-		}
 		out.Extents = append(out.Extents, s.extentInfo(id, &e))
 	}
 	return out

@@ -92,6 +92,7 @@ type Disk struct {
 	Rack      uint16 // equal numbers are the same rack
 	Up        bool   // serves, and what it holds was compared with the state since it was last away
 	Failed    bool   // has left service
+	Avoid     bool   // lets others wait: nothing is placed there now
 	Removed   bool   // its node has left the stamp
 	Draining  bool
 	AwaySince time.Time // of one that is not up
@@ -356,7 +357,7 @@ func (u *Upkeep) heartbeat(now time.Time, in Heartbeat) {
 		if d.Draining || d.Removed {
 			continue
 		}
-		c := Candidate{Index: uint16(i), Node: d.Node, Rack: d.Rack, Room: d.Free, Load: d.Open, Usable: d.Up && !d.Failed}
+		c := Candidate{Index: uint16(i), Node: d.Node, Rack: d.Rack, Room: d.Free, Load: d.Open, Usable: d.Up && !d.Failed && !d.Avoid}
 		u.user = append(u.user, c)
 		c.Room += d.Reserve
 		u.own = append(u.own, c)

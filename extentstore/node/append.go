@@ -285,14 +285,16 @@ func (n *Disk) everywhere(ctx context.Context, a *appending, err error) error {
 		if a.answered.Load() && (a.err == nil || k.err == nil) {
 			continue
 		}
+		blamed := false
 		x.mu.Lock()
 		if k.err == nil {
 			n.step(x, &replica.Input{Event: replica.Acked, Peer: k.peer, Offset: a.offset + a.total})
 		} else {
+			blamed = x.blame(a.others[k.peer])
 			n.step(x, &replica.Input{Event: replica.Fail, Err: stamp.KindOf(k.err), Why: "takes no more appends since one failed on another replica"})
 		}
 		x.mu.Unlock()
-		if err == nil {
+		if err == nil && blamed { // others are cut short by its failure
 			err = k.err
 		}
 	}
@@ -527,7 +529,7 @@ func (n *Disk) replicate(a *appending) {
 				if kind == stamp.NotFound || kind == stamp.Invalid || kind == stamp.Other {
 					kind = stamp.Unavailable // of that replica, not of the caller's request
 				}
-				err = stamp.Errorf(kind, a.op, "extent %v at %d: replica on %s: %w", a.x.id, a.offset, id, err)
+				err = stamp.Errorf(kind, a.op, "extent %v at %d: replica on %s: %w", a.x.id, a.offset, id, &extentstore.ReplicaError{Disk: id, Err: err})
 			}
 			a.acks <- ack{i, err}
 		}()

@@ -66,7 +66,8 @@ type live struct {
 	// restoring is, during replay, the part that has been found of the
 	// partial sector at the end of what the index vouches for.
 	restoring piece
-	repl      context.Context // of the calls to the other replicas; ends when the extent is abandoned
+	culprit   extentstore.DiskID // the secondary on which an append failed first
+	repl      context.Context    // of the calls to the other replicas; ends when the extent is abandoned
 	stopRepl  context.CancelFunc
 }
 
@@ -99,6 +100,19 @@ func (l *live) cut(n *Disk, length int64) {
 	l.flushed = min(l.flushed, length)
 	l.index.Truncate(length)
 	l.cutChunks(n, length)
+}
+
+// blame notes on which secondary an append has failed, and reports whether that is
+// the one that failed first. Called with mu held.
+func (x *extent) blame(disk extentstore.DiskID) bool {
+	l := x.live
+	if l == nil {
+		return true
+	}
+	if l.culprit == "" {
+		l.culprit = disk
+	}
+	return l.culprit == disk
 }
 
 // replication is the context of calls to other replicas. Called with mu held.

@@ -63,6 +63,9 @@ func (x *extent) refused(op string, o *replica.Output) error {
 	if o.Err == stamp.NotFound {
 		return notFound(op, x.id)
 	}
+	if l := x.live; l != nil && l.culprit != "" {
+		return stamp.Errorf(o.Err, op, "extent %v %s; it has %d bytes here: %w", x.id, o.Why, x.r.Queued(), &extentstore.ReplicaError{Disk: l.culprit})
+	}
 	return stamp.Errorf(o.Err, op, "extent %v %s; it has %d bytes here", x.id, o.Why, x.r.Queued())
 }
 

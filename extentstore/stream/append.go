@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -34,45 +35,35 @@ func (c *Client) append(ctx context.Context, node extentstore.ExtentNode, id ext
 	return offset, err
 }
 
-// suspectTime is how long the replicas of an extent on which an append failed
-// have to show that they are alive. It passes while the extent is sealed.
-const suspectTime = 20 * time.Millisecond
+// blame says which disk the next extent should avoid after an append has failed
+// on a primary: the secondary that the primary names, or else itself. Nobody is to
+// blame if the caller has given up, or the extent is sealed.
+func (c *Client) blame(ctx context.Context, primary extentstore.DiskID, err error) []extentstore.Suspect {
+	s := extentstore.Suspect{Disk: primary}
+	culprit, named := extentstore.CulpritOf(err)
+	if named {
+		s = extentstore.Suspect{Disk: culprit, From: primary}
+	}
+	switch kind := stamp.KindOf(err); {
+	case ctx.Err() != nil, kind == stamp.Sealed && !named, kind == stamp.Invalid, kind == stamp.NotFound:
+		return nil
+	case kind == stamp.Unavailable, kind == stamp.Timeout:
+		c.health.failed(s.Disk, c.opts.Clock.Now())
+	}
+	return []extentstore.Suspect{s}
+}
 
-// suspects finds out which replicas of an extent do not answer, beside what the
-// caller does meanwhile. The function it returns gives those that the next
-// extent should avoid: they, or if all answer the primary, on which the append
-// has failed.
-func (c *Client) suspects(ctx context.Context, id extentstore.ExtentID, replicas []extentstore.DiskID) func() []extentstore.DiskID {
-	var mu sync.Mutex
-	var silent []extentstore.DiskID
-	var work sync.WaitGroup
-	for _, name := range replicas {
-		work.Go(func() {
-			node, err := c.opts.Nodes.Node(name)
-			if err == nil {
-				limited, cancel := context.WithTimeout(ctx, suspectTime)
-				defer cancel()
-				_, err = node.Stat(limited, id)
-			}
-			switch stamp.KindOf(err) {
-			case stamp.Unavailable, stamp.Timeout:
-				mu.Lock()
-				defer mu.Unlock()
-				silent = append(silent, name)
-			}
-		})
-	}
-	return func() []extentstore.DiskID {
-		work.Wait()
-		if len(silent) == 0 {
-			return replicas[:1:1]
+// maxSuspects bounds what is told of disks at once.
+const maxSuspects = 16
+
+// addSuspects adds what is not there yet.
+func addSuspects(list, more []extentstore.Suspect) []extentstore.Suspect {
+	for _, s := range more {
+		if len(list) < maxSuspects && !slices.Contains(list, s) {
+			list = append(list, s)
 		}
-		for _, name := range silent {
-			c.health.failed(name, c.opts.Clock.Now())
-		}
-		sort.Slice(silent, func(i, j int) bool { return silent[i] < silent[j] })
-		return silent
 	}
+	return list
 }
 
 // pauses keeps how long appenders have paused lately after a failure.

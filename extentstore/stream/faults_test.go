@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -300,4 +301,43 @@ func TestFullDisk(t *testing.T) {
 		}
 		return w.Append(limit(t), block)
 	})
+}
+
+// TestSecondaryIsNamed cuts a secondary off from its primary. The error says which
+// one it is, and neither this stream nor another one goes there next.
+func TestSecondaryIsNamed(t *testing.T) {
+	t.Parallel()
+	l := streamtest.New(t, streamtest.Options{Nodes: 5, Replicas: 3})
+	f := l.Acquire("/a/")
+	w := create(t, f, "/a/x")
+	want := streamtest.Pattern(1, 5000)
+	ok(t, w.Append(limit(t), extentstore.NewBlock(want)))
+	info, _ := f.Stat("/a/x")
+	last := info.Extents[len(info.Extents)-1]
+	culprit := last.Replicas[1]
+	l.Faulty(culprit).Refuse("Replicate", stamp.Unavailable)
+	defer l.Faulty(culprit).Refuse("Replicate", stamp.Other)
+
+	more := streamtest.Pattern(2, 5000)
+	ok(t, w.Append(limit(t), extentstore.NewBlock(more)))
+	info, _ = f.Stat("/a/x")
+	if next := info.Extents[len(info.Extents)-1]; next.ID == last.ID || len(next.Replicas) != 3 || slices.Contains(next.Replicas, culprit) {
+		t.Errorf("the next extent is %+v, want three replicas without %s", next, culprit)
+	}
+	other := create(t, f, "/a/y")
+	ok(t, other.Append(limit(t), extentstore.NewBlock(more)))
+	if info, _ = f.Stat("/a/y"); slices.Contains(info.Extents[0].Replicas, culprit) {
+		t.Errorf("another stream is on %v, want it not on %s", info.Extents[0].Replicas, culprit)
+	}
+	wantContent(t, l, f, "/a/x", slices.Concat(want, more))
+
+	// Who asks again at the failed replica learns the same.
+	primary, err := l.Node(last.Replicas[0])
+	ok(t, err)
+	_, err = primary.Append(limit(t), last.ID, []extentstore.Block{extentstore.NewBlock(more)})
+	if named, is := extentstore.CulpritOf(err); !is || named != culprit {
+		if stamp.KindOf(err) != stamp.Sealed {
+			t.Errorf("got %v, want %s named", err, culprit)
+		}
+	}
 }

@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"stamp"
@@ -18,6 +20,7 @@ type metrics struct {
 	rebuilds       prometheus.Counter
 	managerRetries prometheus.Counter
 	extents        prometheus.Counter
+	extend         prometheus.Histogram
 
 	registry   prometheus.Registerer
 	registered []prometheus.Collector
@@ -45,12 +48,16 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		rebuilds:       counter("rebuilt_reads_total", "Reads of coded extents that were rebuilt from other fragments."),
 		managerRetries: counter("manager_retries_total", "Calls of the StreamManager that had to be repeated."),
 		extents:        counter("allocated_extents_total", "Extents allocated for appends."),
-		registry:       reg,
+		extend: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "stream_extend_seconds", Help: "Time in which the StreamManager gives a stream its next extent, the last one being sealed.",
+			Buckets: prometheus.ExponentialBuckets(0.25e-3, 1.4, 36),
+		}),
+		registry: reg,
 	}
 	if reg == nil {
 		return x, nil
 	}
-	for _, c := range []prometheus.Collector{x.appends, x.appendBytes, x.appendFailures, x.recover, x.reads, x.readFailures, x.hedges, x.hedgeWins, x.rebuilds, x.managerRetries, x.extents} {
+	for _, c := range []prometheus.Collector{x.appends, x.appendBytes, x.appendFailures, x.recover, x.reads, x.readFailures, x.hedges, x.hedgeWins, x.rebuilds, x.managerRetries, x.extents, x.extend} {
 		if err := reg.Register(c); err != nil {
 			x.unregister()
 			return nil, stamp.Errorf(stamp.Invalid, "stream.New", "metrics: %w", err)
@@ -77,4 +84,9 @@ func (x *metrics) appendFailed(err error) {
 
 func (x *metrics) readFailed(err error) {
 	x.readFailures.WithLabelValues(stamp.KindOf(err).String()).Inc()
+}
+
+func (x *metrics) extended(took time.Duration) {
+	x.extents.Inc()
+	x.extend.Observe(took.Seconds())
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,14 +26,29 @@ type Shared struct {
 // sharedExtent is the extent that is being appended to. Appenders enter and
 // leave it; it is closed once and never opened again.
 type sharedExtent struct {
-	live *live
-	node extentstore.ExtentNode
-	// replicas of the extent, the primary first
-	replicas []extentstore.DiskID
-	inside   atomic.Int64
-	closed   atomic.Bool
-	failed   atomic.Bool
-	empty    chan struct{} // told when the last one leaves a closed extent
+	live    *live
+	node    extentstore.ExtentNode
+	primary extentstore.DiskID
+	inside  atomic.Int64
+	closed  atomic.Bool
+	failed  atomic.Bool
+	empty   chan struct{} // told when the last one leaves a closed extent
+
+	mu       sync.Mutex            // guards suspects
+	suspects []extentstore.Suspect // disks that the next extent should not be on
+}
+
+// blame adds to the suspects.
+func (x *sharedExtent) blame(s []extentstore.Suspect) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.suspects = addSuspects(x.suspects, s)
+}
+
+func (x *sharedExtent) blamed() []extentstore.Suspect {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.suspects
 }
 
 func (x *sharedExtent) enter() bool {
@@ -118,6 +134,7 @@ func (s *Shared) failed(ctx context.Context, call *appender.Shared, x *sharedExt
 	}
 	outcome := call.Failed(stamp.KindOf(err), bad != nil, canceled)
 	if outcome.Close {
+		x.blame(s.f.c.blame(ctx, x.primary, err))
 		x.failed.Store(true)
 		x.closed.Store(true)
 	}
@@ -160,52 +177,69 @@ func (s *Shared) replace(ctx context.Context, old *sharedExtent, next bool) erro
 	if s.f.Fenced() {
 		return s.f.errFenced()
 	}
-	var avoid []extentstore.DiskID
-	if old != nil {
-		failed := old.failed.Load()
-		suspects := func() []extentstore.DiskID { return nil }
-		if failed {
-			suspects = s.f.c.suspects(ctx, old.live.id, old.replicas)
-		}
-		err := s.finish(ctx, old)
-		avoid = suspects()
-		if err != nil {
+	if !next {
+		if err := s.finish(ctx, old); err != nil {
 			return err
 		}
-	}
-	if !next {
 		s.cur.Store(nil)
 		return nil
 	}
-	l, info, err := s.f.allocate(ctx, s.e, avoid)
+	info, l, err := s.extend(ctx, old)
 	if err != nil {
 		return err
 	}
-	x := &sharedExtent{live: l, replicas: info.Replicas, empty: make(chan struct{}, 1)}
-	if x.node, err = s.f.c.opts.Nodes.Node(info.Replicas[0]); err != nil {
+	x := &sharedExtent{live: l, primary: info.Replicas[0], empty: make(chan struct{}, 1)}
+	if x.node, err = s.f.c.opts.Nodes.Node(x.primary); err != nil {
 		x.node = unreachable{err: err}
 	}
 	s.cur.Store(x)
 	return nil
 }
 
+// extend seals an extent, if there is one, and gets the next. There are other
+// appenders in the general case, so the replicas are asked for the length.
+func (s *Shared) extend(ctx context.Context, old *sharedExtent) (extentstore.ExtentInfo, *live, error) {
+	var last extentstore.ExtentID
+	var suspects []extentstore.Suspect
+	if old != nil {
+		s.shut(ctx, old)
+		last, suspects = old.live.id, old.blamed()
+	}
+	x, err := s.f.extend(ctx, s.e, last, appender.SharedSealAt, suspects)
+	if last != 0 && stamp.KindOf(err) == stamp.NotFound {
+		// The stream was deleted, or has a new owner: that will be told now.
+		s.e.sealed(last, old.live.acked.Load())
+		x, err = s.f.extend(ctx, s.e, 0, 0, suspects)
+	}
+	if last != 0 && stamp.KindOf(err) == stamp.Full {
+		if err := s.finish(ctx, old); err != nil {
+			return x.info, nil, err
+		}
+	}
+	return x.info, x.live, err
+}
+
+// finish seals an extent.
+func (s *Shared) finish(ctx context.Context, x *sharedExtent) error {
+	s.shut(ctx, x)
+	_, err := s.f.seal(ctx, s.e, x.live.id, appender.SharedSealAt)
+	if stamp.KindOf(err) == stamp.NotFound {
+		s.e.sealed(x.live.id, x.live.acked.Load())
+		return nil // the stream was deleted, or has a new owner: extending will tell
+	}
+	return err
+}
+
 // drain is how long a roll waits for appends under way, which would otherwise
 // be cut off and sent again.
 const drain = time.Second
 
-// finish seals an extent. There are other appenders in the general case, so
-// the replicas are asked for the length.
-func (s *Shared) finish(ctx context.Context, x *sharedExtent) error {
+// shut lets nobody enter an extent any more.
+func (s *Shared) shut(ctx context.Context, x *sharedExtent) {
 	x.closed.Store(true)
 	if !x.failed.Load() {
 		s.wait(ctx, x)
 	}
-	_, err := s.f.seal(ctx, s.e, x.live.id, appender.SharedSealAt)
-	if stamp.KindOf(err) == stamp.NotFound {
-		s.e.sealed(x.live.id, x.live.acked.Load())
-		return nil // the stream was deleted, or has a new owner: allocating will tell
-	}
-	return err
 }
 
 func (s *Shared) wait(ctx context.Context, x *sharedExtent) {

@@ -17,12 +17,12 @@ type Writer struct {
 	f *Folder
 	e *entry
 
-	turn   chan struct{} // guards the fields below; taken by who sends
-	sole   appender.Sole
-	live   *live                  // the extent of sole, nil: none
-	node   extentstore.ExtentNode // its primary, nil: not yet looked up
-	avoid  []extentstore.DiskID   // the replicas that the next extent should not be on
-	closed bool
+	turn     chan struct{} // guards the fields below; taken by who sends
+	sole     appender.Sole
+	live     *live                  // the extent of sole, nil: none
+	node     extentstore.ExtentNode // its primary, nil: not yet looked up
+	suspects []extentstore.Suspect  // disks that the next extent should not be on
+	closed   bool
 }
 
 // Append adds blocks, all or none, at most extentstore.MaxAppendSize bytes
@@ -57,17 +57,18 @@ func (w *Writer) drive(ctx context.Context, step appender.Step, blocks []extents
 		}
 		switch step.Do {
 		case appender.Allocate:
-			l, _, err := w.f.allocate(ctx, w.e, w.avoid)
+			x, err := w.f.extend(ctx, w.e, 0, 0, w.suspects)
 			if err != nil {
 				w.sole.Refused()
 				return err
 			}
-			w.live, w.node, w.avoid = l, nil, nil
-			step = w.sole.Allocated(l.id)
+			w.live, w.node = x.live, nil
+			step = w.sole.Allocated(x.live.id)
 		case appender.Send:
 			err := w.send(ctx, blocks, total)
 			if err == nil {
 				w.live.acked.Add(total)
+				w.suspects = nil
 				w.acknowledged(total, began)
 				step = w.sole.Sent()
 				continue
@@ -77,6 +78,7 @@ func (w *Writer) drive(ctx context.Context, step appender.Step, blocks []extents
 			}
 			w.f.c.metrics.appendFailed(err)
 			failed = err
+			w.suspects = addSuspects(w.suspects, w.f.c.blame(ctx, w.primary(), err))
 			var bad error
 			if stamp.KindOf(err) == stamp.Corrupt {
 				if bad = verify(blocks); bad != nil {
@@ -85,13 +87,13 @@ func (w *Writer) drive(ctx context.Context, step appender.Step, blocks []extents
 			}
 			step = w.sole.Failed(stamp.KindOf(err), bad != nil)
 		case appender.SealAt:
-			length, gone, err := w.seal(ctx, step)
+			acked := step.Length
+			length, next, err := w.seal(ctx, step)
 			if err != nil {
 				w.sole.Refused()
 				return err
 			}
-			acked := step.Length
-			step = w.sole.Sealed(length, gone)
+			step = next
 			if step.Do == appender.Undefined {
 				return stamp.Errorf(stamp.Corrupt, "stream.Append", "folder %s: extent %v was sealed at %d, %d bytes of it were acknowledged", w.f.name, step.Extent, length, acked)
 			}
@@ -140,14 +142,19 @@ func (w *Writer) acknowledged(total int64, began time.Time) {
 // send makes one attempt.
 func (w *Writer) send(ctx context.Context, blocks []extentstore.Block, total int64) error {
 	if w.node == nil {
-		infos := w.e.layout.Load().infos
 		var err error
-		if w.node, err = w.f.c.opts.Nodes.Node(infos[len(infos)-1].Replicas[0]); err != nil {
+		if w.node, err = w.f.c.opts.Nodes.Node(w.primary()); err != nil {
 			w.node = unreachable{err: err}
 		}
 	}
 	_, err := w.f.c.append(ctx, w.node, w.live.id, blocks, total)
 	return err
+}
+
+// primary is that of the last extent.
+func (w *Writer) primary() extentstore.DiskID {
+	infos := w.e.layout.Load().infos
+	return infos[len(infos)-1].Replicas[0]
 }
 
 // unreachable stands for a node that cannot be found: appending fails, and
@@ -163,30 +170,31 @@ func (u unreachable) Append(context.Context, extentstore.ExtentID, []extentstore
 }
 
 // seal seals the extent at what was acknowledged; if the StreamManager had
-// sealed it before, that length holds. gone says that it does not know the
-// extent any more. There is no extent afterwards.
-func (w *Writer) seal(ctx context.Context, step appender.Step) (length int64, gone bool, err error) {
-	avoid := func() []extentstore.DiskID { return nil }
-	if step.Doubt {
-		infos := w.e.layout.Load().infos
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		avoid = w.f.c.suspects(ctx, step.Extent, infos[len(infos)-1].Replicas)
-		defer avoid() // also on the way out with an error
+// sealed it before, that length holds. Where writing goes on, the next extent
+// comes with it.
+func (w *Writer) seal(ctx context.Context, step appender.Step) (length int64, next appender.Step, err error) {
+	if step.Next {
+		x, err := w.f.extend(ctx, w.e, step.Extent, step.Length, w.suspects)
+		if err == nil {
+			w.live, w.node = x.live, nil
+			return x.length, w.sole.Extended(x.length, x.live.id), nil
+		}
+		if ctx.Err() != nil {
+			return 0, next, err
+		}
+		// There may be no next one, but what is in this one has to be known.
 	}
+	gone := false
 	length, err = w.f.seal(ctx, w.e, step.Extent, step.Length)
 	if stamp.KindOf(err) == stamp.NotFound {
 		gone, err = true, nil
 		w.e.sealed(step.Extent, step.Length)
 	}
 	if err != nil {
-		return 0, false, err
-	}
-	if step.Doubt {
-		w.avoid = avoid()
+		return 0, next, err
 	}
 	w.live, w.node = nil, nil
-	return length, gone, nil
+	return length, w.sole.Sealed(length, gone), nil
 }
 
 // Length is the number of bytes acknowledged.

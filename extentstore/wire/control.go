@@ -205,7 +205,7 @@ func (s *ManagerServer) Close() error {
 var mayControl = map[string][]Role{
 	"Acquire":     {RolePartition, RoleFrontEnd, RoleOperator},
 	"MultiModify": {RolePartition, RoleFrontEnd, RoleOperator},
-	"Allocate":    {RolePartition, RoleFrontEnd, RoleOperator},
+	"Extend":      {RolePartition, RoleFrontEnd, RoleOperator},
 	"Seal":        {RolePartition, RoleFrontEnd, RoleOperator},
 
 	"Register": {RoleExtent},
@@ -357,13 +357,15 @@ func (m *streamsServer) MultiModify(r *wirepb.MultiModifyRequest, out grpc.Serve
 	return sendStreams(0, streams, out.Send)
 }
 
-// Allocate implements wirepb.StreamsServer.
-func (m *streamsServer) Allocate(ctx context.Context, r *wirepb.AllocateRequest) (*wirepb.Extent, error) {
-	e, err := m.s.opts.Manager.Allocate(withRequest(ctx, r.Request), r.Name, stamp.Epoch(r.Epoch), fromTexts[extentstore.DiskID](r.Avoid))
+// Extend implements wirepb.StreamsServer.
+func (m *streamsServer) Extend(ctx context.Context, r *wirepb.ExtendRequest) (*wirepb.ExtendReply, error) {
+	out, err := m.s.opts.Manager.Extend(withRequest(ctx, r.Request), extentstore.Extension{
+		Name: r.Name, Epoch: stamp.Epoch(r.Epoch), Last: extentstore.ExtentID(r.Last), At: r.At, Suspects: fromSuspects(r.Suspects),
+	})
 	if err != nil {
 		return nil, err
 	}
-	return toExtent(&e), nil
+	return &wirepb.ExtendReply{Length: out.Length, Next: toExtent(&out.Next)}, nil
 }
 
 // Seal implements wirepb.StreamsServer.

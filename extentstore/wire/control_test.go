@@ -94,9 +94,9 @@ func (m *groupMember) MultiModify(ctx context.Context, epochs map[string]stamp.E
 	return m.g.streams[:1], nil
 }
 
-func (m *groupMember) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (extentstore.ExtentInfo, error) {
-	m.note(name, epoch, avoid)
-	return m.g.extents[0], nil
+func (m *groupMember) Extend(_ context.Context, x extentstore.Extension) (extentstore.Extended, error) {
+	m.note(x)
+	return extentstore.Extended{Length: 78, Next: m.g.extents[0]}, nil
 }
 
 func (m *groupMember) Seal(_ context.Context, id extentstore.ExtentID, at int64) (int64, error) {
@@ -315,10 +315,10 @@ func TestControlRoundTrip(t *testing.T) {
 	streams, err = m.MultiModify(ctx, epochs, ops)
 	same(t, "MultiModify", streams, err, g.streams[:1])
 	same(t, "MultiModify", g.arguments(), nil, []any{epochs, ops})
-	avoid := []extentstore.DiskID{"en1/d1"}
-	extent, err := m.Allocate(ctx, "a", 7, avoid)
-	same(t, "Allocate", extent, err, g.extents[0])
-	same(t, "Allocate", g.arguments(), nil, []any{"a", stamp.Epoch(7), avoid})
+	x := extentstore.Extension{Name: "a", Epoch: 7, Last: 8, At: -1, Suspects: []extentstore.Suspect{{Disk: "en1/d1"}, {Disk: "en2", From: "en1/d2"}}}
+	extended, err := m.Extend(ctx, x)
+	same(t, "Extend", extended, err, extentstore.Extended{Length: 78, Next: g.extents[0]})
+	same(t, "Extend", g.arguments(), nil, []any{x})
 	length, err := m.Seal(ctx, 9, -1)
 	same(t, "Seal", length, err, 77)
 	same(t, "Seal", g.arguments(), nil, []any{extentstore.ExtentID(9), int64(-1)})
@@ -342,7 +342,7 @@ func TestControlRoundTrip(t *testing.T) {
 	if _, err := m.Extents(ctx, 0, -1); stamp.KindOf(err) != stamp.Invalid {
 		t.Fatalf("Extents of nothing: %v", err)
 	}
-	extent, err = m.Extent(ctx, 4)
+	extent, err := m.Extent(ctx, 4)
 	same(t, "Extent", extent, err, g.extents[3])
 	space, err := m.Space(ctx)
 	same(t, "Space", space, err, someSpace)
@@ -390,7 +390,7 @@ func TestControlRoles(t *testing.T) {
 	calls := map[string]func(m *wire.Managers) error{
 		"Acquire":      func(m *wire.Managers) error { _, _, err := m.Acquire(ctx, "/a/", 0); return err },
 		"MultiModify":  func(m *wire.Managers) error { _, err := m.MultiModify(ctx, nil, nil); return err },
-		"Allocate":     func(m *wire.Managers) error { _, err := m.Allocate(ctx, "a", 1, nil); return err },
+		"Extend":       func(m *wire.Managers) error { _, err := m.Extend(ctx, extentstore.Extension{}); return err },
 		"Seal":         func(m *wire.Managers) error { _, err := m.Seal(ctx, 1, 0); return err },
 		"Stat":         func(m *wire.Managers) error { _, err := m.Stat(ctx, g.streams[0].Name); return err },
 		"Extent":       func(m *wire.Managers) error { _, err := m.Extent(ctx, 1); return err },
@@ -407,7 +407,7 @@ func TestControlRoles(t *testing.T) {
 		"RemoveMember": func(m *wire.Managers) error { return m.RemoveMember(ctx, "x") },
 	}
 	all := []string{"Stat", "Extent", "Directory"}
-	client := append(slices.Clone(all), "Acquire", "MultiModify", "Allocate", "Seal", "Status")
+	client := append(slices.Clone(all), "Acquire", "MultiModify", "Extend", "Seal", "Status")
 	for role, allowed := range map[string][]string{
 		"extent/en1":    append(slices.Clone(all), "Register", "Judge"),
 		"partition/ps1": client,

@@ -51,6 +51,22 @@ func fromTexts[T ~string](list []string) []T {
 	return all
 }
 
+func toSuspects(list []extentstore.Suspect) []*wirepb.Suspect {
+	var all []*wirepb.Suspect
+	for _, s := range list {
+		all = append(all, &wirepb.Suspect{Disk: string(s.Disk), From: string(s.From)})
+	}
+	return all
+}
+
+func fromSuspects(list []*wirepb.Suspect) []extentstore.Suspect {
+	var all []extentstore.Suspect
+	for _, s := range list {
+		all = append(all, extentstore.Suspect{Disk: extentstore.DiskID(s.GetDisk()), From: extentstore.DiskID(s.GetFrom())})
+	}
+	return all
+}
+
 func toExtent(e *extentstore.ExtentInfo) *wirepb.Extent {
 	p := &wirepb.Extent{Id: uint64(e.ID), Sealed: e.Sealed, Length: e.Length, Replicas: texts(e.Replicas), Refs: int64(e.Refs)}
 	if f := e.Coded; f != nil {

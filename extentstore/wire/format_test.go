@@ -382,3 +382,21 @@ func FuzzReceiver(f *testing.F) {
 		}
 	})
 }
+
+// TestCulprit carries the name of the secondary that an append has failed on. An
+// error without one is as it was before there were any.
+func TestCulprit(t *testing.T) {
+	err := stamp.Errorf(stamp.Unavailable, "node.Append", "extent 7: replica on en3/d1: %w", &extentstore.ReplicaError{Disk: "en3/d1", Err: someError})
+	_, meta := parse(t, encodeFailed(nil, 1, err))
+	got, malformed := decodeFailed(meta)
+	if disk, ok := extentstore.CulpritOf(got); malformed != nil || !ok || disk != "en3/d1" || stamp.KindOf(got) != stamp.Unavailable || got.Error() != err.Error() {
+		t.Errorf("got %v of kind %v and %v, want %v", got, stamp.KindOf(got), malformed, err)
+	}
+	const want = "06656e332f6431"
+	if end := hex.EncodeToString(meta[len(meta)-7:]); end != want {
+		t.Errorf("the meta ends in %s, want %s", end, want)
+	}
+	if _, malformed := decodeFailed(meta[:len(meta)-1]); malformed == nil {
+		t.Error("a name that is cut off was taken")
+	}
+}

@@ -110,6 +110,7 @@ import (
 //	2  stamp.Kind
 //	long text  stamp.Error.Op
 //	long text  stamp.Error.What, and of its cause if that says more
+//	text  DiskID of the secondary on which an append has failed; may be missing
 //
 // Types never get another meaning:
 const (

@@ -434,14 +434,16 @@ func (m *Managers) MultiModify(ctx context.Context, epochs map[string]stamp.Epoc
 	return streams, nil
 }
 
-// Allocate implements extentstore.StreamManager.
-func (m *Managers) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (info extentstore.ExtentInfo, err error) {
-	err = m.change(ctx, "wire.Allocate", func(ctx context.Context, k *member) error {
-		e, err := k.streams.Allocate(ctx, &wirepb.AllocateRequest{Request: toRequest(ctx), Name: name, Epoch: uint64(epoch), Avoid: texts(avoid)})
-		info = fromExtent(e)
+// Extend implements extentstore.StreamManager.
+func (m *Managers) Extend(ctx context.Context, x extentstore.Extension) (out extentstore.Extended, err error) {
+	err = m.change(ctx, "wire.Extend", func(ctx context.Context, k *member) error {
+		r, err := k.streams.Extend(ctx, &wirepb.ExtendRequest{
+			Request: toRequest(ctx), Name: x.Name, Epoch: uint64(x.Epoch), Last: uint64(x.Last), At: x.At, Suspects: toSuspects(x.Suspects),
+		})
+		out = extentstore.Extended{Length: r.GetLength(), Next: fromExtent(r.GetNext())}
 		return err
 	})
-	return info, err
+	return out, err
 }
 
 // Seal implements extentstore.StreamManager.

@@ -367,6 +367,9 @@ func encodeFailed(b []byte, call uint64, err error) []byte {
 	b = le.AppendUint16(b, uint16(kind))
 	b = putLongText(b, op, 256)
 	b = putLongText(b, what, maxText)
+	if disk, ok := extentstore.CulpritOf(err); ok {
+		b = putText(b, string(disk))
+	}
 	finish(b, typeFailed, call, 0)
 	return b
 }
@@ -395,6 +398,14 @@ func decodeFailed(meta []byte) (remote, malformed error) {
 	}
 	if e.Op == "" {
 		e.Op = "remote"
+	}
+	if len(m.b) > 0 {
+		if disk := extentstore.DiskID(m.text()); disk != "" {
+			e.Err = &extentstore.ReplicaError{Disk: disk}
+		}
+	}
+	if err := m.err("failed"); err != nil {
+		return nil, err
 	}
 	return e, nil
 }

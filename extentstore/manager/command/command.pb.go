@@ -693,12 +693,14 @@ func (x *Place) GetNodes() []uint32 {
 	return nil
 }
 
-// Allocate adds an extent to the end of a stream.
+// Allocate adds an extent to the end of a stream, in the same step as extents are
+// sealed like by Seal.
 type Allocate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Place         *Place                 `protobuf:"bytes,3,opt,name=place,proto3" json:"place,omitempty"`
+	Seals         []*Length              `protobuf:"bytes,4,rep,name=seals,proto3" json:"seals,omitempty"` // since version 4
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +752,13 @@ func (x *Allocate) GetEpoch() uint64 {
 func (x *Allocate) GetPlace() *Place {
 	if x != nil {
 		return x.Place
+	}
+	return nil
+}
+
+func (x *Allocate) GetSeals() []*Length {
+	if x != nil {
+		return x.Seals
 	}
 	return nil
 }
@@ -1372,11 +1381,12 @@ const file_command_proto_rawDesc = "" +
 	"\x06extent\x18\b \x01(\x04R\x06extent\"5\n" +
 	"\x05Place\x12\x16\n" +
 	"\x06extent\x18\x01 \x01(\x04R\x06extent\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\rR\x05nodes\"h\n" +
+	"\x05nodes\x18\x02 \x03(\rR\x05nodes\"\x9d\x01\n" +
 	"\bAllocate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x122\n" +
-	"\x05place\x18\x03 \x01(\v2\x1c.stamp.manager.command.PlaceR\x05place\"?\n" +
+	"\x05place\x18\x03 \x01(\v2\x1c.stamp.manager.command.PlaceR\x05place\x123\n" +
+	"\x05seals\x18\x04 \x03(\v2\x1d.stamp.manager.command.LengthR\x05seals\"?\n" +
 	"\x04Seal\x127\n" +
 	"\alengths\x18\x01 \x03(\v2\x1d.stamp.manager.command.LengthR\alengths\"8\n" +
 	"\x06Length\x12\x16\n" +
@@ -1465,12 +1475,13 @@ var file_command_proto_depIdxs = []int32{
 	5,  // 15: stamp.manager.command.Modify.ops:type_name -> stamp.manager.command.Op
 	6,  // 16: stamp.manager.command.Op.first:type_name -> stamp.manager.command.Place
 	6,  // 17: stamp.manager.command.Allocate.place:type_name -> stamp.manager.command.Place
-	9,  // 18: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	9,  // 18: stamp.manager.command.Allocate.seals:type_name -> stamp.manager.command.Length
+	9,  // 19: stamp.manager.command.Seal.lengths:type_name -> stamp.manager.command.Length
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }

@@ -6,4 +6,4 @@ package command
 
 // Version is that of the commands this program writes, and the highest that it
 // can apply.
-const Version = 3
+const Version = 4

@@ -317,6 +317,9 @@ func (o *oracle) applied(c *command.Command, out *manager.Output, _ stamp.Epoch)
 	case *command.Command_Allocate:
 		o.epoch(folderOf(what.Allocate.Name), stamp.Epoch(what.Allocate.Epoch), "allocates")
 		o.born(what.Allocate.Place, what.Allocate.Name)
+		for i := range out.Extents[1:] {
+			o.seal(&out.Extents[1+i])
+		}
 	case *command.Command_Modify:
 		for f, e := range what.Modify.Epochs {
 			o.epoch(f, stamp.Epoch(e), "changes names")

@@ -267,6 +267,10 @@ func (o *owner) step(s appender.Step) {
 			o.step(o.sole.Sent())
 		}))
 	case appender.SealAt:
+		if s.Next {
+			o.extend(s)
+			return
+		}
 		p := o.solePiece
 		p.off = s.Length
 		o.retry(0, func(l *leader, reply func(resp)) {

@@ -825,30 +825,32 @@ func (x *MultiModifyRequest) GetOps() []*Op {
 	return nil
 }
 
-type AllocateRequest struct {
+type ExtendRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       *Request               `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Avoid         []string               `protobuf:"bytes,4,rep,name=avoid,proto3" json:"avoid,omitempty"`
+	Last          uint64                 `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
+	At            int64                  `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	Suspects      []*Suspect             `protobuf:"bytes,6,rep,name=suspects,proto3" json:"suspects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AllocateRequest) Reset() {
-	*x = AllocateRequest{}
+func (x *ExtendRequest) Reset() {
+	*x = ExtendRequest{}
 	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AllocateRequest) String() string {
+func (x *ExtendRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AllocateRequest) ProtoMessage() {}
+func (*ExtendRequest) ProtoMessage() {}
 
-func (x *AllocateRequest) ProtoReflect() protoreflect.Message {
+func (x *ExtendRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -860,35 +862,153 @@ func (x *AllocateRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AllocateRequest.ProtoReflect.Descriptor instead.
-func (*AllocateRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ExtendRequest.ProtoReflect.Descriptor instead.
+func (*ExtendRequest) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *AllocateRequest) GetRequest() *Request {
+func (x *ExtendRequest) GetRequest() *Request {
 	if x != nil {
 		return x.Request
 	}
 	return nil
 }
 
-func (x *AllocateRequest) GetName() string {
+func (x *ExtendRequest) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *AllocateRequest) GetEpoch() uint64 {
+func (x *ExtendRequest) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
 	}
 	return 0
 }
 
-func (x *AllocateRequest) GetAvoid() []string {
+func (x *ExtendRequest) GetLast() uint64 {
 	if x != nil {
-		return x.Avoid
+		return x.Last
+	}
+	return 0
+}
+
+func (x *ExtendRequest) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *ExtendRequest) GetSuspects() []*Suspect {
+	if x != nil {
+		return x.Suspects
+	}
+	return nil
+}
+
+type Suspect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suspect) Reset() {
+	*x = Suspect{}
+	mi := &file_wire_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspect) ProtoMessage() {}
+
+func (x *Suspect) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspect.ProtoReflect.Descriptor instead.
+func (*Suspect) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Suspect) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *Suspect) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+type ExtendReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Length        int64                  `protobuf:"varint,1,opt,name=length,proto3" json:"length,omitempty"`
+	Next          *Extent                `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendReply) Reset() {
+	*x = ExtendReply{}
+	mi := &file_wire_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendReply) ProtoMessage() {}
+
+func (x *ExtendReply) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendReply.ProtoReflect.Descriptor instead.
+func (*ExtendReply) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExtendReply) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *ExtendReply) GetNext() *Extent {
+	if x != nil {
+		return x.Next
 	}
 	return nil
 }
@@ -904,7 +1024,7 @@ type SealRequest struct {
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1036,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1049,7 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SealRequest) GetRequest() *Request {
@@ -962,7 +1082,7 @@ type SealReply struct {
 
 func (x *SealReply) Reset() {
 	*x = SealReply{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1094,7 @@ func (x *SealReply) String() string {
 func (*SealReply) ProtoMessage() {}
 
 func (x *SealReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1107,7 @@ func (x *SealReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealReply.ProtoReflect.Descriptor instead.
 func (*SealReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SealReply) GetLength() int64 {
@@ -1006,7 +1126,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1138,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1151,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatRequest) GetName() string {
@@ -1052,7 +1172,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1184,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1197,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -1110,7 +1230,7 @@ type ExtentRequest struct {
 
 func (x *ExtentRequest) Reset() {
 	*x = ExtentRequest{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1242,7 @@ func (x *ExtentRequest) String() string {
 func (*ExtentRequest) ProtoMessage() {}
 
 func (x *ExtentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1255,7 @@ func (x *ExtentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRequest.ProtoReflect.Descriptor instead.
 func (*ExtentRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExtentRequest) GetExtent() uint64 {
@@ -1155,7 +1275,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1287,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1300,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExtentsRequest) GetAfter() uint64 {
@@ -1206,7 +1326,7 @@ type ExtentsPart struct {
 
 func (x *ExtentsPart) Reset() {
 	*x = ExtentsPart{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1338,7 @@ func (x *ExtentsPart) String() string {
 func (*ExtentsPart) ProtoMessage() {}
 
 func (x *ExtentsPart) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1351,7 @@ func (x *ExtentsPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsPart.ProtoReflect.Descriptor instead.
 func (*ExtentsPart) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExtentsPart) GetExtents() []*Extent {
@@ -1249,7 +1369,7 @@ type SpaceRequest struct {
 
 func (x *SpaceRequest) Reset() {
 	*x = SpaceRequest{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1381,7 @@ func (x *SpaceRequest) String() string {
 func (*SpaceRequest) ProtoMessage() {}
 
 func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1394,7 @@ func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceRequest.ProtoReflect.Descriptor instead.
 func (*SpaceRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 type Disk struct {
@@ -1291,7 +1411,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1423,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1436,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Disk) GetCapacity() int64 {
@@ -1373,7 +1493,7 @@ type SpaceReply struct {
 
 func (x *SpaceReply) Reset() {
 	*x = SpaceReply{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1505,7 @@ func (x *SpaceReply) String() string {
 func (*SpaceReply) ProtoMessage() {}
 
 func (x *SpaceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1518,7 @@ func (x *SpaceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceReply.ProtoReflect.Descriptor instead.
 func (*SpaceReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SpaceReply) GetCapacity() int64 {
@@ -1439,7 +1559,7 @@ type DamageRequest struct {
 
 func (x *DamageRequest) Reset() {
 	*x = DamageRequest{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1571,7 @@ func (x *DamageRequest) String() string {
 func (*DamageRequest) ProtoMessage() {}
 
 func (x *DamageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1584,7 @@ func (x *DamageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DamageRequest.ProtoReflect.Descriptor instead.
 func (*DamageRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DamageRequest) GetExtent() uint64 {
@@ -1493,7 +1613,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1625,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1638,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Node) GetId() string {
@@ -1560,7 +1680,7 @@ type RegisterRequest struct {
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1692,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1705,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegisterRequest) GetRequest() *Request {
@@ -1618,7 +1738,7 @@ type RegisterReply struct {
 
 func (x *RegisterReply) Reset() {
 	*x = RegisterReply{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1750,7 @@ func (x *RegisterReply) String() string {
 func (*RegisterReply) ProtoMessage() {}
 
 func (x *RegisterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1763,7 @@ func (x *RegisterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterReply.ProtoReflect.Descriptor instead.
 func (*RegisterReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegisterReply) GetStamp() string {
@@ -1661,7 +1781,7 @@ type DirectoryRequest struct {
 
 func (x *DirectoryRequest) Reset() {
 	*x = DirectoryRequest{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1793,7 @@ func (x *DirectoryRequest) String() string {
 func (*DirectoryRequest) ProtoMessage() {}
 
 func (x *DirectoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1806,7 @@ func (x *DirectoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryRequest.ProtoReflect.Descriptor instead.
 func (*DirectoryRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 type DirectoryPart struct {
@@ -1698,7 +1818,7 @@ type DirectoryPart struct {
 
 func (x *DirectoryPart) Reset() {
 	*x = DirectoryPart{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1830,7 @@ func (x *DirectoryPart) String() string {
 func (*DirectoryPart) ProtoMessage() {}
 
 func (x *DirectoryPart) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1843,7 @@ func (x *DirectoryPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectoryPart.ProtoReflect.Descriptor instead.
 func (*DirectoryPart) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DirectoryPart) GetNodes() []*Node {
@@ -1744,7 +1864,7 @@ type JudgeRequest struct {
 
 func (x *JudgeRequest) Reset() {
 	*x = JudgeRequest{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1876,7 @@ func (x *JudgeRequest) String() string {
 func (*JudgeRequest) ProtoMessage() {}
 
 func (x *JudgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1889,7 @@ func (x *JudgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JudgeRequest.ProtoReflect.Descriptor instead.
 func (*JudgeRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JudgeRequest) GetStamp() string {
@@ -1802,7 +1922,7 @@ type JudgeReply struct {
 
 func (x *JudgeReply) Reset() {
 	*x = JudgeReply{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1934,7 @@ func (x *JudgeReply) String() string {
 func (*JudgeReply) ProtoMessage() {}
 
 func (x *JudgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1947,7 @@ func (x *JudgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JudgeReply.ProtoReflect.Descriptor instead.
 func (*JudgeReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JudgeReply) GetVerdicts() []byte {
@@ -1848,7 +1968,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1980,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1993,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Member) GetId() string {
@@ -1911,7 +2031,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2043,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2056,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Progress) GetExtents() int64 {
@@ -1997,7 +2117,7 @@ type DiskStatus struct {
 
 func (x *DiskStatus) Reset() {
 	*x = DiskStatus{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2129,7 @@ func (x *DiskStatus) String() string {
 func (*DiskStatus) ProtoMessage() {}
 
 func (x *DiskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2142,7 @@ func (x *DiskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskStatus.ProtoReflect.Descriptor instead.
 func (*DiskStatus) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DiskStatus) GetId() string {
@@ -2089,7 +2209,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2221,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2234,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 type StatusReply struct {
@@ -2140,7 +2260,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2272,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2285,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatusReply) GetStamp() string {
@@ -2284,7 +2404,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2416,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2429,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DrainRequest) GetRequest() *Request {
@@ -2342,7 +2462,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2474,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2487,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RepairRequest) GetExtent() uint64 {
@@ -2386,7 +2506,7 @@ type RepairReply struct {
 
 func (x *RepairReply) Reset() {
 	*x = RepairReply{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2518,7 @@ func (x *RepairReply) String() string {
 func (*RepairReply) ProtoMessage() {}
 
 func (x *RepairReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2531,7 @@ func (x *RepairReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairReply.ProtoReflect.Descriptor instead.
 func (*RepairReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepairReply) GetFound() []string {
@@ -2432,7 +2552,7 @@ type PolicyRequest struct {
 
 func (x *PolicyRequest) Reset() {
 	*x = PolicyRequest{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2564,7 @@ func (x *PolicyRequest) String() string {
 func (*PolicyRequest) ProtoMessage() {}
 
 func (x *PolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2577,7 @@ func (x *PolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRequest.ProtoReflect.Descriptor instead.
 func (*PolicyRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PolicyRequest) GetRequest() *Request {
@@ -2490,7 +2610,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2622,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2635,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveRequest) GetId() string {
@@ -2594,12 +2714,20 @@ const file_wire_proto_rawDesc = "" +
 	"\x03ops\x18\x03 \x03(\v2\x0e.stamp.wire.OpR\x03ops\x1a9\n" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x80\x01\n" +
-	"\x0fAllocateRequest\x12-\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xbd\x01\n" +
+	"\rExtendRequest\x12-\n" +
 	"\arequest\x18\x01 \x01(\v2\x13.stamp.wire.RequestR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05avoid\x18\x04 \x03(\tR\x05avoid\"d\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\x04R\x04last\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x03R\x02at\x12/\n" +
+	"\bsuspects\x18\x06 \x03(\v2\x13.stamp.wire.SuspectR\bsuspects\"1\n" +
+	"\aSuspect\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"M\n" +
+	"\vExtendReply\x12\x16\n" +
+	"\x06length\x18\x01 \x01(\x03R\x06length\x12&\n" +
+	"\x04next\x18\x02 \x01(\v2\x12.stamp.wire.ExtentR\x04next\"d\n" +
 	"\vSealRequest\x12-\n" +
 	"\arequest\x18\x01 \x01(\v2\x13.stamp.wire.RequestR\arequest\x12\x16\n" +
 	"\x06extent\x18\x02 \x01(\x04R\x06extent\x12\x0e\n" +
@@ -2717,11 +2845,11 @@ const file_wire_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\rR\x04code\"\x1f\n" +
 	"\rRemoveRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id2\xf8\x04\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id2\xf9\x04\n" +
 	"\aStreams\x12@\n" +
 	"\aAcquire\x12\x1a.stamp.wire.AcquireRequest\x1a\x17.stamp.wire.StreamsPart0\x01\x12H\n" +
-	"\vMultiModify\x12\x1e.stamp.wire.MultiModifyRequest\x1a\x17.stamp.wire.StreamsPart0\x01\x12;\n" +
-	"\bAllocate\x12\x1b.stamp.wire.AllocateRequest\x1a\x12.stamp.wire.Extent\x126\n" +
+	"\vMultiModify\x12\x1e.stamp.wire.MultiModifyRequest\x1a\x17.stamp.wire.StreamsPart0\x01\x12<\n" +
+	"\x06Extend\x12\x19.stamp.wire.ExtendRequest\x1a\x17.stamp.wire.ExtendReply\x126\n" +
 	"\x04Seal\x12\x17.stamp.wire.SealRequest\x1a\x15.stamp.wire.SealReply\x12:\n" +
 	"\x04Stat\x12\x17.stamp.wire.StatRequest\x1a\x17.stamp.wire.StreamsPart0\x01\x12:\n" +
 	"\x04List\x12\x17.stamp.wire.ListRequest\x1a\x17.stamp.wire.StreamsPart0\x01\x12:\n" +
@@ -2755,7 +2883,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 	return file_wire_proto_rawDescData
 }
 
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_wire_proto_goTypes = []any{
 	(*Failure)(nil),            // 0: stamp.wire.Failure
 	(*Request)(nil),            // 1: stamp.wire.Request
@@ -2769,38 +2897,40 @@ var file_wire_proto_goTypes = []any{
 	(*AcquireRequest)(nil),     // 9: stamp.wire.AcquireRequest
 	(*Op)(nil),                 // 10: stamp.wire.Op
 	(*MultiModifyRequest)(nil), // 11: stamp.wire.MultiModifyRequest
-	(*AllocateRequest)(nil),    // 12: stamp.wire.AllocateRequest
-	(*SealRequest)(nil),        // 13: stamp.wire.SealRequest
-	(*SealReply)(nil),          // 14: stamp.wire.SealReply
-	(*StatRequest)(nil),        // 15: stamp.wire.StatRequest
-	(*ListRequest)(nil),        // 16: stamp.wire.ListRequest
-	(*ExtentRequest)(nil),      // 17: stamp.wire.ExtentRequest
-	(*ExtentsRequest)(nil),     // 18: stamp.wire.ExtentsRequest
-	(*ExtentsPart)(nil),        // 19: stamp.wire.ExtentsPart
-	(*SpaceRequest)(nil),       // 20: stamp.wire.SpaceRequest
-	(*Disk)(nil),               // 21: stamp.wire.Disk
-	(*SpaceReply)(nil),         // 22: stamp.wire.SpaceReply
-	(*DamageRequest)(nil),      // 23: stamp.wire.DamageRequest
-	(*Node)(nil),               // 24: stamp.wire.Node
-	(*RegisterRequest)(nil),    // 25: stamp.wire.RegisterRequest
-	(*RegisterReply)(nil),      // 26: stamp.wire.RegisterReply
-	(*DirectoryRequest)(nil),   // 27: stamp.wire.DirectoryRequest
-	(*DirectoryPart)(nil),      // 28: stamp.wire.DirectoryPart
-	(*JudgeRequest)(nil),       // 29: stamp.wire.JudgeRequest
-	(*JudgeReply)(nil),         // 30: stamp.wire.JudgeReply
-	(*Member)(nil),             // 31: stamp.wire.Member
-	(*Progress)(nil),           // 32: stamp.wire.Progress
-	(*DiskStatus)(nil),         // 33: stamp.wire.DiskStatus
-	(*StatusRequest)(nil),      // 34: stamp.wire.StatusRequest
-	(*StatusReply)(nil),        // 35: stamp.wire.StatusReply
-	(*DrainRequest)(nil),       // 36: stamp.wire.DrainRequest
-	(*RepairRequest)(nil),      // 37: stamp.wire.RepairRequest
-	(*RepairReply)(nil),        // 38: stamp.wire.RepairReply
-	(*PolicyRequest)(nil),      // 39: stamp.wire.PolicyRequest
-	(*RemoveRequest)(nil),      // 40: stamp.wire.RemoveRequest
-	nil,                        // 41: stamp.wire.MultiModifyRequest.EpochsEntry
-	nil,                        // 42: stamp.wire.SpaceReply.DisksEntry
-	nil,                        // 43: stamp.wire.StatusReply.PoliciesEntry
+	(*ExtendRequest)(nil),      // 12: stamp.wire.ExtendRequest
+	(*Suspect)(nil),            // 13: stamp.wire.Suspect
+	(*ExtendReply)(nil),        // 14: stamp.wire.ExtendReply
+	(*SealRequest)(nil),        // 15: stamp.wire.SealRequest
+	(*SealReply)(nil),          // 16: stamp.wire.SealReply
+	(*StatRequest)(nil),        // 17: stamp.wire.StatRequest
+	(*ListRequest)(nil),        // 18: stamp.wire.ListRequest
+	(*ExtentRequest)(nil),      // 19: stamp.wire.ExtentRequest
+	(*ExtentsRequest)(nil),     // 20: stamp.wire.ExtentsRequest
+	(*ExtentsPart)(nil),        // 21: stamp.wire.ExtentsPart
+	(*SpaceRequest)(nil),       // 22: stamp.wire.SpaceRequest
+	(*Disk)(nil),               // 23: stamp.wire.Disk
+	(*SpaceReply)(nil),         // 24: stamp.wire.SpaceReply
+	(*DamageRequest)(nil),      // 25: stamp.wire.DamageRequest
+	(*Node)(nil),               // 26: stamp.wire.Node
+	(*RegisterRequest)(nil),    // 27: stamp.wire.RegisterRequest
+	(*RegisterReply)(nil),      // 28: stamp.wire.RegisterReply
+	(*DirectoryRequest)(nil),   // 29: stamp.wire.DirectoryRequest
+	(*DirectoryPart)(nil),      // 30: stamp.wire.DirectoryPart
+	(*JudgeRequest)(nil),       // 31: stamp.wire.JudgeRequest
+	(*JudgeReply)(nil),         // 32: stamp.wire.JudgeReply
+	(*Member)(nil),             // 33: stamp.wire.Member
+	(*Progress)(nil),           // 34: stamp.wire.Progress
+	(*DiskStatus)(nil),         // 35: stamp.wire.DiskStatus
+	(*StatusRequest)(nil),      // 36: stamp.wire.StatusRequest
+	(*StatusReply)(nil),        // 37: stamp.wire.StatusReply
+	(*DrainRequest)(nil),       // 38: stamp.wire.DrainRequest
+	(*RepairRequest)(nil),      // 39: stamp.wire.RepairRequest
+	(*RepairReply)(nil),        // 40: stamp.wire.RepairReply
+	(*PolicyRequest)(nil),      // 41: stamp.wire.PolicyRequest
+	(*RemoveRequest)(nil),      // 42: stamp.wire.RemoveRequest
+	nil,                        // 43: stamp.wire.MultiModifyRequest.EpochsEntry
+	nil,                        // 44: stamp.wire.SpaceReply.DisksEntry
+	nil,                        // 45: stamp.wire.StatusReply.PoliciesEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	6,  // 0: stamp.wire.Extent.coded:type_name -> stamp.wire.Fragments
@@ -2808,69 +2938,71 @@ var file_wire_proto_depIdxs = []int32{
 	7,  // 2: stamp.wire.StreamsPart.streams:type_name -> stamp.wire.Stream
 	1,  // 3: stamp.wire.AcquireRequest.request:type_name -> stamp.wire.Request
 	1,  // 4: stamp.wire.MultiModifyRequest.request:type_name -> stamp.wire.Request
-	41, // 5: stamp.wire.MultiModifyRequest.epochs:type_name -> stamp.wire.MultiModifyRequest.EpochsEntry
+	43, // 5: stamp.wire.MultiModifyRequest.epochs:type_name -> stamp.wire.MultiModifyRequest.EpochsEntry
 	10, // 6: stamp.wire.MultiModifyRequest.ops:type_name -> stamp.wire.Op
-	1,  // 7: stamp.wire.AllocateRequest.request:type_name -> stamp.wire.Request
-	1,  // 8: stamp.wire.SealRequest.request:type_name -> stamp.wire.Request
-	5,  // 9: stamp.wire.ExtentsPart.extents:type_name -> stamp.wire.Extent
-	42, // 10: stamp.wire.SpaceReply.disks:type_name -> stamp.wire.SpaceReply.DisksEntry
-	1,  // 11: stamp.wire.RegisterRequest.request:type_name -> stamp.wire.Request
-	24, // 12: stamp.wire.RegisterRequest.node:type_name -> stamp.wire.Node
-	24, // 13: stamp.wire.DirectoryPart.nodes:type_name -> stamp.wire.Node
-	21, // 14: stamp.wire.DiskStatus.disk:type_name -> stamp.wire.Disk
-	32, // 15: stamp.wire.DiskStatus.drain:type_name -> stamp.wire.Progress
-	31, // 16: stamp.wire.StatusReply.members:type_name -> stamp.wire.Member
-	33, // 17: stamp.wire.StatusReply.disks:type_name -> stamp.wire.DiskStatus
-	32, // 18: stamp.wire.StatusReply.heal:type_name -> stamp.wire.Progress
-	43, // 19: stamp.wire.StatusReply.policies:type_name -> stamp.wire.StatusReply.PoliciesEntry
-	1,  // 20: stamp.wire.DrainRequest.request:type_name -> stamp.wire.Request
-	1,  // 21: stamp.wire.PolicyRequest.request:type_name -> stamp.wire.Request
-	21, // 22: stamp.wire.SpaceReply.DisksEntry.value:type_name -> stamp.wire.Disk
-	9,  // 23: stamp.wire.Streams.Acquire:input_type -> stamp.wire.AcquireRequest
-	11, // 24: stamp.wire.Streams.MultiModify:input_type -> stamp.wire.MultiModifyRequest
-	12, // 25: stamp.wire.Streams.Allocate:input_type -> stamp.wire.AllocateRequest
-	13, // 26: stamp.wire.Streams.Seal:input_type -> stamp.wire.SealRequest
-	15, // 27: stamp.wire.Streams.Stat:input_type -> stamp.wire.StatRequest
-	16, // 28: stamp.wire.Streams.List:input_type -> stamp.wire.ListRequest
-	17, // 29: stamp.wire.Streams.GetExtent:input_type -> stamp.wire.ExtentRequest
-	18, // 30: stamp.wire.Streams.Extents:input_type -> stamp.wire.ExtentsRequest
-	20, // 31: stamp.wire.Streams.Space:input_type -> stamp.wire.SpaceRequest
-	23, // 32: stamp.wire.Streams.ReportDamage:input_type -> stamp.wire.DamageRequest
-	25, // 33: stamp.wire.Registry.Register:input_type -> stamp.wire.RegisterRequest
-	27, // 34: stamp.wire.Registry.Directory:input_type -> stamp.wire.DirectoryRequest
-	29, // 35: stamp.wire.Registry.Judge:input_type -> stamp.wire.JudgeRequest
-	34, // 36: stamp.wire.Operator.Status:input_type -> stamp.wire.StatusRequest
-	36, // 37: stamp.wire.Operator.Drain:input_type -> stamp.wire.DrainRequest
-	37, // 38: stamp.wire.Operator.Repair:input_type -> stamp.wire.RepairRequest
-	39, // 39: stamp.wire.Operator.SetPolicy:input_type -> stamp.wire.PolicyRequest
-	31, // 40: stamp.wire.Operator.AddMember:input_type -> stamp.wire.Member
-	40, // 41: stamp.wire.Operator.RemoveMember:input_type -> stamp.wire.RemoveRequest
-	3,  // 42: stamp.wire.Members.Leader:input_type -> stamp.wire.LeaderRequest
-	8,  // 43: stamp.wire.Streams.Acquire:output_type -> stamp.wire.StreamsPart
-	8,  // 44: stamp.wire.Streams.MultiModify:output_type -> stamp.wire.StreamsPart
-	5,  // 45: stamp.wire.Streams.Allocate:output_type -> stamp.wire.Extent
-	14, // 46: stamp.wire.Streams.Seal:output_type -> stamp.wire.SealReply
-	8,  // 47: stamp.wire.Streams.Stat:output_type -> stamp.wire.StreamsPart
-	8,  // 48: stamp.wire.Streams.List:output_type -> stamp.wire.StreamsPart
-	5,  // 49: stamp.wire.Streams.GetExtent:output_type -> stamp.wire.Extent
-	19, // 50: stamp.wire.Streams.Extents:output_type -> stamp.wire.ExtentsPart
-	22, // 51: stamp.wire.Streams.Space:output_type -> stamp.wire.SpaceReply
-	2,  // 52: stamp.wire.Streams.ReportDamage:output_type -> stamp.wire.Done
-	26, // 53: stamp.wire.Registry.Register:output_type -> stamp.wire.RegisterReply
-	28, // 54: stamp.wire.Registry.Directory:output_type -> stamp.wire.DirectoryPart
-	30, // 55: stamp.wire.Registry.Judge:output_type -> stamp.wire.JudgeReply
-	35, // 56: stamp.wire.Operator.Status:output_type -> stamp.wire.StatusReply
-	2,  // 57: stamp.wire.Operator.Drain:output_type -> stamp.wire.Done
-	38, // 58: stamp.wire.Operator.Repair:output_type -> stamp.wire.RepairReply
-	2,  // 59: stamp.wire.Operator.SetPolicy:output_type -> stamp.wire.Done
-	2,  // 60: stamp.wire.Operator.AddMember:output_type -> stamp.wire.Done
-	2,  // 61: stamp.wire.Operator.RemoveMember:output_type -> stamp.wire.Done
-	4,  // 62: stamp.wire.Members.Leader:output_type -> stamp.wire.LeaderReply
-	43, // [43:63] is the sub-list for method output_type
-	23, // [23:43] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	1,  // 7: stamp.wire.ExtendRequest.request:type_name -> stamp.wire.Request
+	13, // 8: stamp.wire.ExtendRequest.suspects:type_name -> stamp.wire.Suspect
+	5,  // 9: stamp.wire.ExtendReply.next:type_name -> stamp.wire.Extent
+	1,  // 10: stamp.wire.SealRequest.request:type_name -> stamp.wire.Request
+	5,  // 11: stamp.wire.ExtentsPart.extents:type_name -> stamp.wire.Extent
+	44, // 12: stamp.wire.SpaceReply.disks:type_name -> stamp.wire.SpaceReply.DisksEntry
+	1,  // 13: stamp.wire.RegisterRequest.request:type_name -> stamp.wire.Request
+	26, // 14: stamp.wire.RegisterRequest.node:type_name -> stamp.wire.Node
+	26, // 15: stamp.wire.DirectoryPart.nodes:type_name -> stamp.wire.Node
+	23, // 16: stamp.wire.DiskStatus.disk:type_name -> stamp.wire.Disk
+	34, // 17: stamp.wire.DiskStatus.drain:type_name -> stamp.wire.Progress
+	33, // 18: stamp.wire.StatusReply.members:type_name -> stamp.wire.Member
+	35, // 19: stamp.wire.StatusReply.disks:type_name -> stamp.wire.DiskStatus
+	34, // 20: stamp.wire.StatusReply.heal:type_name -> stamp.wire.Progress
+	45, // 21: stamp.wire.StatusReply.policies:type_name -> stamp.wire.StatusReply.PoliciesEntry
+	1,  // 22: stamp.wire.DrainRequest.request:type_name -> stamp.wire.Request
+	1,  // 23: stamp.wire.PolicyRequest.request:type_name -> stamp.wire.Request
+	23, // 24: stamp.wire.SpaceReply.DisksEntry.value:type_name -> stamp.wire.Disk
+	9,  // 25: stamp.wire.Streams.Acquire:input_type -> stamp.wire.AcquireRequest
+	11, // 26: stamp.wire.Streams.MultiModify:input_type -> stamp.wire.MultiModifyRequest
+	12, // 27: stamp.wire.Streams.Extend:input_type -> stamp.wire.ExtendRequest
+	15, // 28: stamp.wire.Streams.Seal:input_type -> stamp.wire.SealRequest
+	17, // 29: stamp.wire.Streams.Stat:input_type -> stamp.wire.StatRequest
+	18, // 30: stamp.wire.Streams.List:input_type -> stamp.wire.ListRequest
+	19, // 31: stamp.wire.Streams.GetExtent:input_type -> stamp.wire.ExtentRequest
+	20, // 32: stamp.wire.Streams.Extents:input_type -> stamp.wire.ExtentsRequest
+	22, // 33: stamp.wire.Streams.Space:input_type -> stamp.wire.SpaceRequest
+	25, // 34: stamp.wire.Streams.ReportDamage:input_type -> stamp.wire.DamageRequest
+	27, // 35: stamp.wire.Registry.Register:input_type -> stamp.wire.RegisterRequest
+	29, // 36: stamp.wire.Registry.Directory:input_type -> stamp.wire.DirectoryRequest
+	31, // 37: stamp.wire.Registry.Judge:input_type -> stamp.wire.JudgeRequest
+	36, // 38: stamp.wire.Operator.Status:input_type -> stamp.wire.StatusRequest
+	38, // 39: stamp.wire.Operator.Drain:input_type -> stamp.wire.DrainRequest
+	39, // 40: stamp.wire.Operator.Repair:input_type -> stamp.wire.RepairRequest
+	41, // 41: stamp.wire.Operator.SetPolicy:input_type -> stamp.wire.PolicyRequest
+	33, // 42: stamp.wire.Operator.AddMember:input_type -> stamp.wire.Member
+	42, // 43: stamp.wire.Operator.RemoveMember:input_type -> stamp.wire.RemoveRequest
+	3,  // 44: stamp.wire.Members.Leader:input_type -> stamp.wire.LeaderRequest
+	8,  // 45: stamp.wire.Streams.Acquire:output_type -> stamp.wire.StreamsPart
+	8,  // 46: stamp.wire.Streams.MultiModify:output_type -> stamp.wire.StreamsPart
+	14, // 47: stamp.wire.Streams.Extend:output_type -> stamp.wire.ExtendReply
+	16, // 48: stamp.wire.Streams.Seal:output_type -> stamp.wire.SealReply
+	8,  // 49: stamp.wire.Streams.Stat:output_type -> stamp.wire.StreamsPart
+	8,  // 50: stamp.wire.Streams.List:output_type -> stamp.wire.StreamsPart
+	5,  // 51: stamp.wire.Streams.GetExtent:output_type -> stamp.wire.Extent
+	21, // 52: stamp.wire.Streams.Extents:output_type -> stamp.wire.ExtentsPart
+	24, // 53: stamp.wire.Streams.Space:output_type -> stamp.wire.SpaceReply
+	2,  // 54: stamp.wire.Streams.ReportDamage:output_type -> stamp.wire.Done
+	28, // 55: stamp.wire.Registry.Register:output_type -> stamp.wire.RegisterReply
+	30, // 56: stamp.wire.Registry.Directory:output_type -> stamp.wire.DirectoryPart
+	32, // 57: stamp.wire.Registry.Judge:output_type -> stamp.wire.JudgeReply
+	37, // 58: stamp.wire.Operator.Status:output_type -> stamp.wire.StatusReply
+	2,  // 59: stamp.wire.Operator.Drain:output_type -> stamp.wire.Done
+	40, // 60: stamp.wire.Operator.Repair:output_type -> stamp.wire.RepairReply
+	2,  // 61: stamp.wire.Operator.SetPolicy:output_type -> stamp.wire.Done
+	2,  // 62: stamp.wire.Operator.AddMember:output_type -> stamp.wire.Done
+	2,  // 63: stamp.wire.Operator.RemoveMember:output_type -> stamp.wire.Done
+	4,  // 64: stamp.wire.Members.Leader:output_type -> stamp.wire.LeaderReply
+	45, // [45:65] is the sub-list for method output_type
+	25, // [25:45] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2884,7 +3016,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

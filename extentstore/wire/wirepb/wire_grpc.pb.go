@@ -29,7 +29,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Streams_Acquire_FullMethodName      = "/stamp.wire.Streams/Acquire"
 	Streams_MultiModify_FullMethodName  = "/stamp.wire.Streams/MultiModify"
-	Streams_Allocate_FullMethodName     = "/stamp.wire.Streams/Allocate"
+	Streams_Extend_FullMethodName       = "/stamp.wire.Streams/Extend"
 	Streams_Seal_FullMethodName         = "/stamp.wire.Streams/Seal"
 	Streams_Stat_FullMethodName         = "/stamp.wire.Streams/Stat"
 	Streams_List_FullMethodName         = "/stamp.wire.Streams/List"
@@ -45,7 +45,7 @@ const (
 type StreamsClient interface {
 	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamsPart], error)
 	MultiModify(ctx context.Context, in *MultiModifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamsPart], error)
-	Allocate(ctx context.Context, in *AllocateRequest, opts ...grpc.CallOption) (*Extent, error)
+	Extend(ctx context.Context, in *ExtendRequest, opts ...grpc.CallOption) (*ExtendReply, error)
 	Seal(ctx context.Context, in *SealRequest, opts ...grpc.CallOption) (*SealReply, error)
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamsPart], error)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamsPart], error)
@@ -101,10 +101,10 @@ func (c *streamsClient) MultiModify(ctx context.Context, in *MultiModifyRequest,
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Streams_MultiModifyClient = grpc.ServerStreamingClient[StreamsPart]
 
-func (c *streamsClient) Allocate(ctx context.Context, in *AllocateRequest, opts ...grpc.CallOption) (*Extent, error) {
+func (c *streamsClient) Extend(ctx context.Context, in *ExtendRequest, opts ...grpc.CallOption) (*ExtendReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(Extent)
-	err := c.cc.Invoke(ctx, Streams_Allocate_FullMethodName, in, out, cOpts...)
+	out := new(ExtendReply)
+	err := c.cc.Invoke(ctx, Streams_Extend_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func (c *streamsClient) ReportDamage(ctx context.Context, in *DamageRequest, opt
 type StreamsServer interface {
 	Acquire(*AcquireRequest, grpc.ServerStreamingServer[StreamsPart]) error
 	MultiModify(*MultiModifyRequest, grpc.ServerStreamingServer[StreamsPart]) error
-	Allocate(context.Context, *AllocateRequest) (*Extent, error)
+	Extend(context.Context, *ExtendRequest) (*ExtendReply, error)
 	Seal(context.Context, *SealRequest) (*SealReply, error)
 	Stat(*StatRequest, grpc.ServerStreamingServer[StreamsPart]) error
 	List(*ListRequest, grpc.ServerStreamingServer[StreamsPart]) error
@@ -238,8 +238,8 @@ func (UnimplementedStreamsServer) Acquire(*AcquireRequest, grpc.ServerStreamingS
 func (UnimplementedStreamsServer) MultiModify(*MultiModifyRequest, grpc.ServerStreamingServer[StreamsPart]) error {
 	return status.Error(codes.Unimplemented, "method MultiModify not implemented")
 }
-func (UnimplementedStreamsServer) Allocate(context.Context, *AllocateRequest) (*Extent, error) {
-	return nil, status.Error(codes.Unimplemented, "method Allocate not implemented")
+func (UnimplementedStreamsServer) Extend(context.Context, *ExtendRequest) (*ExtendReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Extend not implemented")
 }
 func (UnimplementedStreamsServer) Seal(context.Context, *SealRequest) (*SealReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Seal not implemented")
@@ -305,20 +305,20 @@ func _Streams_MultiModify_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Streams_MultiModifyServer = grpc.ServerStreamingServer[StreamsPart]
 
-func _Streams_Allocate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(AllocateRequest)
+func _Streams_Extend_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExtendRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(StreamsServer).Allocate(ctx, in)
+		return srv.(StreamsServer).Extend(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Streams_Allocate_FullMethodName,
+		FullMethod: Streams_Extend_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(StreamsServer).Allocate(ctx, req.(*AllocateRequest))
+		return srv.(StreamsServer).Extend(ctx, req.(*ExtendRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -436,8 +436,8 @@ var Streams_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*StreamsServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
-			MethodName: "Allocate",
-			Handler:    _Streams_Allocate_Handler,
+			MethodName: "Extend",
+			Handler:    _Streams_Extend_Handler,
 		},
 		{
 			MethodName: "Seal",
