@@ -143,8 +143,8 @@ type Held struct {
 // LockService from when it answered, and longer. Holders use package session.
 type Leases interface {
 	// Open begins a lease and returns it with its term. Opening one that is
-	// open is no error. Exists if it is somebody else's, Busy if there are
-	// too many.
+	// open is no error. Exists if it is somebody else's, Fenced if it has
+	// ended, Busy if there are too many.
 	Open(ctx context.Context, l Lease) (Lease, error)
 	// Renew lets a lease begin anew. When it returns nil, nobody else has
 	// got what the lease holds, nor will before the term is over. Fenced if

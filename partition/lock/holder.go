@@ -73,7 +73,7 @@ func (h *Holder) Step(now partition.Moment, in any) (out []any) {
 			return nil
 		}
 		h.pending = false
-		if in.Kind == stamp.Fenced && h.opened {
+		if in.Kind == stamp.Fenced {
 			h.lost = true
 			return []any{Lost{}}
 		}

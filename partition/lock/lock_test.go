@@ -139,6 +139,7 @@ func TestRecords(t *testing.T) {
 	play(t, s, begin())
 	refused(t, s, "an end that an earlier reign decided on", expire(3, 1), stamp.Fenced)
 	play(t, s, expire(3, 2), expire(1, 2))
+	refused(t, s, "an Open of a lease that has ended", openOf(3, "ps3"), stamp.Fenced)
 	if a, _ := s.Range(1); !a.Holder.IsZero() || a.Server != "ps3" {
 		t.Errorf("got %+v", a)
 	}

@@ -449,6 +449,8 @@ func (w *world) holderStep(s *server, in any) {
 					w.propose(m, c, func(out Output, err error) {
 						if err == nil && out.Err == nil {
 							answer(Answered{out.Lease.Term})
+						} else if err == nil {
+							answer(Failed{stamp.KindOf(out.Err)})
 						}
 					})
 				default:

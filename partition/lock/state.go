@@ -197,6 +197,11 @@ func (t *step) open(c *lockpb.Open) Output {
 		}
 		return Output{Lease: old}
 	}
+	// An Open that comes late must not begin a lease anew that has ended: its
+	// holder would take it for the one that it had.
+	if slices.ContainsFunc(t.gone, func(g gone) bool { return g.id == 0 && g.lease == id }) {
+		return refuse(stamp.Fenced, "lease %v has ended", id)
+	}
 	if len(t.leases) >= MaxLeases {
 		return refuse(stamp.Busy, "there are %d leases, no more are given", len(t.leases))
 	}

@@ -102,7 +102,7 @@ func (s *Session) run(failed chan<- error) {
 				s.opts.Log.Debug("lease not renewed", "lease", s.id, "err", err)
 			}
 			switch stamp.KindOf(err) {
-			case stamp.Invalid, stamp.Denied, stamp.Exists, stamp.Unsupported:
+			case stamp.Invalid, stamp.Denied, stamp.Exists, stamp.Unsupported, stamp.Fenced:
 				if err != nil && ask.Open {
 					failed <- err
 					return
