@@ -392,11 +392,13 @@ func (p *plug) Acquire(ctx context.Context, folder string, under stamp.Epoch) (s
 	return epoch, infos, errors.Join(after, err)
 }
 
-func (p *plug) Allocate(ctx context.Context, name string, epoch stamp.Epoch, avoid []extentstore.DiskID) (extentstore.ExtentInfo, error) {
-	if pass, _ := p.through(); !pass {
-		return extentstore.ExtentInfo{}, errPulled
+func (p *plug) Extend(ctx context.Context, x extentstore.Extension) (extentstore.Extended, error) {
+	pass, after := p.through()
+	if !pass {
+		return extentstore.Extended{}, errPulled
 	}
-	return p.StreamManager.Allocate(ctx, name, epoch, avoid)
+	done, err := p.StreamManager.Extend(ctx, x)
+	return done, errors.Join(after, err)
 }
 
 func (p *plug) Seal(ctx context.Context, id extentstore.ExtentID, at int64) (int64, error) {
