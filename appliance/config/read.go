@@ -114,7 +114,7 @@ func unknown(key []string) string {
 var keys = map[string][]string{
 	"":             {"name", "rack", "certificates", "stamp", "log", "managers", "manager", "extent"},
 	"managers":     {"id", "address"},
-	"manager":      {"directory", "listen", "metrics", "replicas", "extent-size", "heal-after", "heal-rate", "code-after", "grace"},
+	"manager":      {"directory", "listen", "metrics", "replicas", "extent-size", "heal-after", "heal-rate", "code-after", "grace", "lease"},
 	"extent":       {"listen", "advertise", "metrics", "journal", "journal-size", "reserve", "scrub", "scrub-rate", "copy-rate", "trash", "memory", "disks"},
 	"extent.disks": {"id", "path"},
 }

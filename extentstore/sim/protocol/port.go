@@ -250,11 +250,9 @@ func (f fired) Reset(time.Duration) bool {
 	return false
 }
 
-// Content as bytes. Each unit of a piece says which it is of which piece; the
+// encode is content as bytes. Each unit of a piece says which it is of which piece; the
 // rest of it is zero. A fragment is one piece, or a few, of which the world
 // keeps the bytes by their checksum.
-const unitHeader = 8 + 1 + 1
-
 func (w *world) encode(pieces []piece, at int64, b []byte) int {
 	clear(b)
 	end := at
