@@ -58,6 +58,7 @@ type live struct {
 	unsynced bool              // the files were written by a process that may not have synced them
 	indexEnd int64             // size of the index file
 	torn     bool              // found at start: something stands behind that in the file
+	longer   bool              // found at start: the index file has blocks behind the end of the extent, which may grow
 	large    int               // large appends that are writing to the file
 	counted  int64             // part of Disk.unflushed
 	indexed  int64             // during replay: where the index file ends

@@ -226,6 +226,7 @@ func (n *Disk) flushExtent(x *extent) error {
 	l.indexEnd += f.indexBytes
 	l.unsynced = false
 	l.torn = l.torn && !f.torn
+	l.longer = l.longer && !f.longer
 	x.named = true
 	l.dropFlushed(n, l.flushed)
 	if f.final {
@@ -246,6 +247,7 @@ type flushing struct {
 	final      bool
 	unsynced   bool
 	torn       bool
+	longer     bool
 	wrote      bool
 	indexBytes int64
 	changed    *commit // last change of state that is on the journal
@@ -295,7 +297,7 @@ func (n *Disk) beginFlush(x *extent) (*flushing, bool) {
 	f.to = min(f.to, x.r.Queued())
 	f.from = min(l.flushed, f.to)
 	f.final = x.has(flagSealed) && l.large == 0 && f.to == x.r.Queued()
-	f.unsynced, f.torn = l.unsynced, l.torn
+	f.unsynced, f.torn, f.longer = l.unsynced, l.torn, l.longer
 	f.index = l.index
 	for _, c := range l.chunks {
 		if c.start < f.to {
@@ -438,6 +440,11 @@ func (n *Disk) flushData(ctx context.Context, f *flushing) error {
 // flushIndex appends the blocks, now that their bytes are durable.
 func (n *Disk) flushIndex(ctx context.Context, f *flushing) error {
 	name := indexName(f.x.id)
+	if f.longer {
+		b := f.index.AppendGroups(nil, f.x.id, 0, f.to)
+		f.indexBytes = int64(len(b)) - f.l.indexEnd
+		return disk.ReplaceFile(n.disk, extentDir, name, b)
+	}
 	b := f.index.AppendGroups(nil, f.x.id, f.from, f.to)
 	file, err := n.disk.Open(name, disk.Direct)
 	if errors.Is(err, fs.ErrNotExist) {

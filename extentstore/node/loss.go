@@ -22,6 +22,10 @@ import (
 //     is short of its seal counts as not sealed, and as doubtful.
 //   - An extent that is not sealed is closed and doubtful: it may lack bytes
 //     that were acknowledged, so it has no say in a seal.
+//   - Of a journal that went on, or has a damaged record, a part is still there,
+//     perhaps only some bytes of the sector in which an extent ends. Without the
+//     others the extent ends in its file, below that sector unless the file has it.
+//     The index file is cut there as well before anything is added.
 //   - Files whose creation was on the journal alone are taken in as such
 //     extents: somebody may need them, and else the StreamManager has them
 //     deleted.
@@ -96,48 +100,61 @@ func (n *Disk) noteLoss() error {
 	return nil
 }
 
-// endsInFile reports whether the file of an extent sealed at end has its last sector,
-// which only a flush of the whole extent writes.
-func (n *Disk) endsInFile(x *extent, end int64) bool {
-	if end == 0 {
-		return true
+// inFile reads the bytes [from, end) of an extent from its file, compares them with
+// index, which ends at end, and returns those of the sector in which end lies.
+func (n *Disk) inFile(id extentstore.ExtentID, index *block.Index, from, end int64) (last []byte, err error) {
+	if from >= end {
+		return nil, nil
 	}
-	_, err := n.lastSector(x.id, &x.live.index, end)
-	return err == nil
-}
-
-// lastSector reads from an extent's file the bytes up to end of the sector in which
-// end lies; index ends there.
-func (n *Disk) lastSector(id extentstore.ExtentID, index *block.Index, end int64) ([]byte, error) {
-	from := index.Unit(end - 1).Start
-	at := sectorDown(from)
-	b := disk.GetBuffer(int(sectorUp(end) - at))
-	defer b.Put()
 	f, err := n.disk.Open(dataName(id), disk.Direct)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	p := b.B[:sectorUp(end)-at]
-	if k, err := f.ReadAt(p, at); err == io.EOF {
-		clear(p[k:])
-	} else if err != nil {
-		return nil, err
+	b := disk.GetBuffer(extentstore.ChecksumUnit + 2*disk.SectorSize)
+	defer b.Put()
+	sector := sectorDown(end - 1)
+	for at := from; at < end; {
+		u := index.Unit(at)
+		lo := sectorDown(u.Start)
+		p := b.B[:sectorUp(u.End)-lo]
+		if k, err := f.ReadAt(p, lo); err != nil && (err != io.EOF || int64(k) < u.End-lo) {
+			return nil, err
+		}
+		if bad, ok := index.Verify(u.Start, p[u.Start-lo:u.End-lo]); !ok {
+			return nil, fmt.Errorf("the unit at %d does not match its checksum", bad.Start)
+		}
+		if u.End > sector {
+			last = append(last, p[max(u.Start, sector)-lo:u.End-lo]...)
+		}
+		at = u.End
 	}
-	if bad, ok := index.Verify(from, p[from-at:end-at]); !ok {
-		return nil, fmt.Errorf("the unit at %d does not match its checksum", bad.Start)
-	}
-	return bytes.Clone(p[max(sectorDown(end-1), at)-at : end-at]), nil
+	return last, nil
 }
 
 // bringTail readies a replica that has lost its end with a journal for more bytes.
 // It was cut at the end of an append, and the sector in which that lies is in the
 // file alone: it comes into memory and onto the journal, where the last sector of
-// every replica is that may grow.
+// every replica is that may grow. The index file must not go on behind that end:
+// what is added to it then has to follow on what it vouches for.
 func (n *Disk) bringTail(ctx context.Context, op string, id extentstore.ExtentID) error {
+	if err := n.serving(op); err != nil {
+		return err
+	}
 	x := n.find(id)
 	if x == nil {
 		return nil // the append says so
+	}
+	x.mu.Lock()
+	longer := x.live != nil && x.live.longer
+	x.mu.Unlock()
+	if longer {
+		n.rounds.Lock()
+		err := n.flushExtent(x)
+		n.rounds.Unlock()
+		if err != nil {
+			return n.dataError(op, id, err)
+		}
 	}
 	x.mu.Lock()
 	end, short := x.lacksTail()
@@ -149,7 +166,7 @@ func (n *Disk) bringTail(ctx context.Context, op string, id extentstore.ExtentID
 	if !short {
 		return nil
 	}
-	p, err := n.lastSector(id, &index, end)
+	p, err := n.inFile(id, &index, sectorDown(end), end)
 	if err != nil {
 		n.damaged(id)
 		return stamp.Errorf(stamp.Corrupt, op, "extent %v: its end at %d: %w", id, end, err)

@@ -320,12 +320,25 @@ func (n *Disk) restored(x *extent, damaged bool) {
 	if !l.whole(end) {
 		// The journal should have had the last sector. Only what is in the
 		// file counts, and of a sealed extent that may be all.
-		whole := sealed >= 0 && n.endsInFile(x, end)
-		n.opts.Log.Error("the end of an extent is missing from the journal", "disk", n.opts.ID, "extent", x.id, "length", end, "indexed", l.indexed, "in file", whole)
 		l.release(n)
 		l.tailSeg = none
+		known := min(l.indexed, l.index.End())
+		whole := false
+		if sealed == end && l.index.End() == end {
+			_, err := n.inFile(x.id, &l.index, sectorDown(known), end)
+			whole = err == nil
+		}
 		if !whole {
-			loss.Tail, loss.Offset = true, l.index.Floor(sectorDown(l.indexed))
+			index := l.index
+			index.Truncate(known)
+			if _, err := n.inFile(x.id, &index, sectorDown(known), known); err != nil {
+				known = sectorDown(known)
+			}
+			l.firstSeg, l.unsynced = none, true
+			loss = replica.Loss{Journal: true, Tail: true, Offset: l.index.Floor(known)}
+		}
+		if !whole && known < l.indexed || !x.has(flagDoubtful) {
+			n.opts.Log.Error("the end of an extent is missing from the journal", "disk", n.opts.ID, "extent", x.id, "length", end, "indexed", l.indexed, "in file", whole)
 		}
 	}
 	others := x.spec.replicas
@@ -341,6 +354,12 @@ func (n *Disk) restored(x *extent, damaged bool) {
 	l.rec = nil
 	length := x.r.Queued()
 	x.durable.Store(length)
+	if !x.has(flagSealed) && length < l.indexed {
+		l.longer, l.unsynced = true, true
+	}
+	if _, lacks := x.lacksTail(); lacks {
+		l.firstSeg, l.tailSeg = none, none // nothing of it rests on the journal
+	}
 	switch {
 	case sealed > length:
 		n.opts.Log.Error("a sealed extent is shorter than it must be", "disk", n.opts.ID, "extent", x.id, "length", length, "sealed", sealed)
@@ -378,6 +397,13 @@ func (n *Disk) inventory() error {
 	var files int
 	var example string
 	for _, name := range names {
+		if strings.HasSuffix(name, indexSuffix+".new") {
+			// A crash came before it took the place of the old one.
+			if err := n.disk.Remove(extentDir + "/" + name); err != nil {
+				return stamp.Errorf(stamp.Unavailable, "node.Open", "%s: remove a left-over %s: %w", n.disk, name, err)
+			}
+			continue
+		}
 		base, isIndex := strings.CutSuffix(name, indexSuffix)
 		id, err := extentstore.ParseExtentID(base)
 		x := n.extents[id]

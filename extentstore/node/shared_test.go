@@ -341,7 +341,7 @@ func TestJournalLost(t *testing.T) {
 				}
 				r.create(i, 4000)
 				for at := 0; at < 12_000; at += 3000 {
-					r.add(i, 4000, streamtest.Pattern(8, 12_000)[at:at+3000])
+					r.add(i, 4000, streamtest.Pattern(8, 24_000)[at:at+3000])
 				}
 				must(t, r.disk(i).Seal(ctx, 1, 10_000))
 				must(t, r.disk(i).FlushAll())
@@ -407,19 +407,19 @@ func TestJournalLost(t *testing.T) {
 				if err != nil || s.Length != 6000 {
 					t.Fatalf("got %+v, %v, want the two appends whose sectors are whole in the file", s, err)
 				}
-				for at := 6000; at < 12_000; at += 3000 {
-					must(t, r.disk(i).Fill(ctx, 4000, int64(at), []extentstore.Block{extentstore.NewBlock(streamtest.Pattern(8, 12_000)[at : at+3000])}))
+				for at := 6000; at < 24_000; at += 3000 {
+					must(t, r.disk(i).Fill(ctx, 4000, int64(at), []extentstore.Block{extentstore.NewBlock(streamtest.Pattern(8, 24_000)[at : at+3000])}))
 				}
-				must(t, r.disk(i).Seal(ctx, 4000, 12_000))
-				wantBytes(t, r.disk(i), 4000, 0, streamtest.Pattern(8, 12_000))
+				must(t, r.disk(i).Seal(ctx, 4000, 24_000))
+				wantBytes(t, r.disk(i), 4000, 0, streamtest.Pattern(8, 24_000))
 				must(t, r.disk(i).Delete(ctx, 5))
 				must(t, r.disk(i).FlushAll())
 				r.create(i, 5)
 			}
 			r.reopen()
 			for i := range 2 {
-				r.want(i, extentstore.ReplicaState{ID: 4000, Length: 12_000, Closed: true, Sealed: true})
-				wantBytes(t, r.disk(i), 4000, 0, streamtest.Pattern(8, 12_000))
+				r.want(i, extentstore.ReplicaState{ID: 4000, Length: 24_000, Closed: true, Sealed: true})
+				wantBytes(t, r.disk(i), 4000, 0, streamtest.Pattern(8, 24_000))
 			}
 		})
 	}
