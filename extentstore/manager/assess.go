@@ -226,6 +226,11 @@ func (u *Upkeep) plan(now time.Time, it *Item) (j *Job, busy bool) {
 	places := indexesOf(it.places())
 	if it.Code == extentstore.NoCode {
 		j = u.planReplicas(it, &l, places, class)
+		if j == nil && class == classBalance && u.cold(now, it) {
+			// Where nothing can be balanced, what is cold is coded all the same.
+			class = classCode
+			j = u.planReplicas(it, &l, places, class)
+		}
 	} else {
 		j = u.planFragments(it, &l, places, class)
 	}
@@ -350,14 +355,13 @@ func (u *Upkeep) sources(l *look, places []uint16) []uint16 {
 // planMove moves one replica further away from the others, or from a disk that
 // is too full, where that brings none nearer.
 func (u *Upkeep) planMove(it *Item, j *Job, places []uint16, class uint8) *Job {
-	var only []bool
-	if class == classBalance {
-		only = u.under
-	}
-	all := u.candidates(it, j.Bytes, only)
+	all := u.candidates(it, j.Bytes, nil)
 	for at, p := range places {
-		if class == classBalance && !u.over[p] {
-			continue
+		if class == classBalance {
+			if !u.over[p] {
+				continue
+			}
+			all = u.candidates(it, j.Bytes, u.lighter(p, j.Bytes))
 		}
 		others := slices.Delete(slices.Clone(places), at, at+1)
 		target := ChooseMore(it.ID, all, others, u.opts.Replicas, 1)
@@ -475,7 +479,7 @@ func (u *Upkeep) planFragments(it *Item, l *look, places []uint16, class uint8) 
 		case class == classSpread && u.onNode(places, u.disks[p].Node) > it.Code.Tolerates():
 			return u.moveFragment(it, l, j, places, at, nil)
 		case class == classBalance && u.over[p]:
-			if m := u.moveFragment(it, l, j, places, at, u.under); m != nil {
+			if m := u.moveFragment(it, l, j, places, at, u.lighter(p, j.Bytes)); m != nil {
 				return m
 			}
 		}

@@ -129,3 +129,61 @@ func TestUseless(t *testing.T) {
 		t.Fatalf("while a copy is missing: got %+v", j)
 	}
 }
+
+// TestLateFlaw has a disk lose a copy after it has answered a job about it, and
+// before that answer is here.
+func TestLateFlaw(t *testing.T) {
+	for _, c := range []struct {
+		first Flaw
+		work  Work
+		late  Flaw
+		then  Work
+	}{
+		{Missing, Pull, Missing, Pull},
+		{Missing, Pull, Unforced, Force},
+		{Missing, Pull, Reported, Verify},
+		{Unforced, Force, Missing, Pull},
+		{Unforced, Force, Unforced, Force},
+		{Reported, Verify, Missing, Pull},
+		{Reported, Verify, Reported, Verify},
+	} {
+		u, now, it := bare(t, 3, 3)
+		j := jobOf(t, u.Step(now, Suspect{Item: it, Disk: 1, Flaw: c.first}))
+		if j == nil || j.Work != c.work || j.Disk != 1 {
+			t.Fatalf("%+v: began %+v", c, j)
+		}
+		if next := jobOf(t, u.Step(now, Suspect{Item: it, Disk: 1, Flaw: c.late})); next != nil {
+			t.Fatalf("%+v: beside the job began %+v", c, next)
+		}
+		if u.Whole(&it) {
+			t.Errorf("%+v: taken for whole", c)
+		}
+		j = jobOf(t, u.Step(now, Result{Extent: it.ID}))
+		if j == nil || j.Work != c.then || j.Disk != 1 {
+			t.Fatalf("%+v: after it began %+v", c, j)
+		}
+		if u.Whole(&it) {
+			t.Errorf("%+v: taken for whole after the job", c)
+		}
+		if next := jobOf(t, u.Step(now, Result{Extent: it.ID})); next != nil || !u.Whole(&it) {
+			t.Errorf("%+v: at the end began %+v, whole: %v", c, next, u.Whole(&it))
+		}
+	}
+}
+
+// TestLateFlawOfFragment is the same of a fragment.
+func TestLateFlawOfFragment(t *testing.T) {
+	u, now, it := bare(t, 9, 9)
+	it.Code, it.First, it.Length = extentstore.RS63, 100, 6<<20
+	u.Step(now, Suspect{Item: it, Disk: 1, Flaw: Missing})
+	u.Step(now, Suspect{Item: it, Disk: 1, Flaw: Missing})
+	for n := range 2 {
+		if j := u.active[it.ID]; j == nil || j.Work != Reconstruct || j.Disk != 1 {
+			t.Fatalf("job %d is %+v", n, j)
+		}
+		u.Step(now, Result{Extent: it.ID})
+	}
+	if j := u.active[it.ID]; j != nil || !u.Whole(&it) {
+		t.Errorf("at the end %+v is under way, whole: %v", j, u.Whole(&it))
+	}
+}

@@ -316,20 +316,43 @@ func (u *Upkeep) Drain(disk uint16) extentstore.Progress {
 // Balance: a disk is too full when it holds more of its capacity than the mean
 // by overBy, and until it does so by no more than overUntil; or if it has no
 // room left, and holds more than the mean by fullBy. Only disks below the mean
-// are moved to.
+// are moved to, and only if, with half of the extent moved, they still hold less
+// than the disk that it comes from, by worthIt. So each move makes the sum of the
+// squares of what the disks hold smaller: balance comes to an end, also where one
+// extent is a large part of a disk.
 const (
 	overBy    = 0.10
 	overUntil = 0.05
 	fullBy    = 0.02
+	worthIt   = 0.01
 )
+
+// filledFrom and filledTo are the part of a disk's capacity that is taken. It is
+// not known of a move under way whether Placed has it yet: what comes does not make
+// a disk one to move from, and what goes none to move to.
+func (u *Upkeep) filledFrom(disk int) float64 { return u.share(disk, -u.busy[disk].outgoing) }
+
+func (u *Upkeep) filledTo(disk int) float64 { return u.share(disk, u.busy[disk].incoming) }
+
+func (u *Upkeep) share(disk int, more int64) float64 {
+	d := &u.disks[disk]
+	return float64(d.Placed+more) / float64(max(1, d.Capacity))
+}
+
+// lighter are the disks that a copy of size bytes may be moved to for balance.
+func (u *Upkeep) lighter(from uint16, size int64) []bool {
+	half := func(disk int) float64 { return float64(size) / 2 / float64(max(1, u.disks[disk].Capacity)) }
+	most := u.filledFrom(int(from)) - half(int(from)) - worthIt
+	only := make([]bool, len(u.disks))
+	for i := range only {
+		only[i] = u.under[i] && u.filledTo(i)+half(i) < most
+	}
+	return only
+}
 
 func (u *Upkeep) judgeBalance() {
 	was := u.over
 	u.over, u.under = make([]bool, len(u.disks)), make([]bool, len(u.disks))
-	filled := func(i int) float64 {
-		d, b := &u.disks[i], &u.busy[i]
-		return float64(d.Placed+b.incoming-b.outgoing) / float64(max(1, d.Capacity))
-	}
 	placed, capacity := int64(0), int64(0)
 	for i := range u.disks {
 		if u.standing[i] == good {
@@ -349,8 +372,8 @@ func (u *Upkeep) judgeBalance() {
 		case i < len(was) && was[i]:
 			limit = overUntil
 		}
-		u.over[i] = filled(i) > mean+limit
-		u.under[i] = filled(i) < mean && u.disks[i].Free > 0
+		u.over[i] = u.filledFrom(i) > mean+limit
+		u.under[i] = u.filledTo(i) < mean && u.disks[i].Free > 0
 	}
 }
 

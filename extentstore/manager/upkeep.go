@@ -162,6 +162,11 @@ type Job struct {
 	Copy     extentstore.ExtentID // Drop: the extent, or a fragment
 	Class    uint8
 	Bytes    int64 // that it writes
+
+	// late is the worst flaw that was noted of the copy on Disk since this was
+	// decided. How the job ends says nothing about it: the copy may have been
+	// lost after the disk had answered.
+	late Flaw
 }
 
 // A Sweep asks for the next Page of extents.
@@ -268,10 +273,13 @@ const nCodes = int(extentstore.LRC1222) + 1
 
 // use is what the jobs under way ask of a disk.
 type use struct {
-	copies   int
-	bytes    int64
-	incoming int64 // bytes that will be here
-	outgoing int64 // bytes that will leave
+	copies int
+	bytes  int64
+	// incoming and outgoing are the bytes that will be here, and that will leave.
+	// Those of a job that has ended count until the next heartbeat, which knows of
+	// them.
+	incoming, outgoing int64
+	arrived, left      int64 // of these, the ones of jobs that have ended
 }
 
 // NewUpkeep makes an Upkeep, which waits for a Heartbeat.
@@ -347,6 +355,11 @@ func (u *Upkeep) heartbeat(now time.Time, in Heartbeat) {
 	changed := len(in.Disks) != len(u.disks) || in.Policies != u.policies
 	u.disks, u.policies = in.Disks, in.Policies
 	u.busy = append(u.busy, make([]use, max(0, len(u.disks)-len(u.busy)))...)
+	for i := range u.busy {
+		b := &u.busy[i]
+		b.incoming, b.outgoing = b.incoming-b.arrived, b.outgoing-b.left
+		b.arrived, b.left = 0, 0
+	}
 	old := u.standing
 	u.standing = make([]standing, len(u.disks))
 	u.own, u.user = u.own[:0], u.user[:0]
@@ -406,10 +419,13 @@ func (u *Upkeep) standingOf(now time.Time, d *Disk) standing {
 func (u *Upkeep) suspect(now time.Time, in Suspect) {
 	key := flawKey{in.Item.ID, in.Disk}
 	old, again := u.flaws[key]
-	switch {
-	case again && old.what >= in.Flaw,
-		again && in.Flaw == Reported && now.Sub(old.read) < verifyEvery,
-		!again && len(u.flaws) >= maxFlaws:
+	if again && in.Flaw == Reported && now.Sub(old.read) < verifyEvery {
+		return
+	}
+	if j := u.active[in.Item.ID]; j != nil && j.Disk == in.Disk {
+		j.late = max(j.late, in.Flaw)
+	}
+	if again && old.what >= in.Flaw || !again && len(u.flaws) >= maxFlaws {
 		return
 	}
 	u.flaws[key] = flaw{what: in.Flaw, pass: u.pass.number, read: old.read}
@@ -582,13 +598,21 @@ func (u *Upkeep) claim(j *Job, n int) {
 		size /= int64(len(j.Places))
 	}
 	for _, p := range j.Places {
-		if !j.Item.on(p) {
-			u.busy[p].incoming += int64(n) * size
+		switch b := &u.busy[p]; {
+		case j.Item.on(p):
+		case n > 0:
+			b.incoming += size
+		default:
+			b.arrived += size
 		}
 	}
 	for _, p := range j.Item.places() {
-		if !slices.Contains(j.Places, p-1) {
-			u.busy[p-1].outgoing += int64(n) * size
+		switch b := &u.busy[p-1]; {
+		case slices.Contains(j.Places, p-1):
+		case n > 0:
+			b.outgoing += size
+		default:
+			b.left += size
 		}
 	}
 }
@@ -624,10 +648,10 @@ func (u *Upkeep) result(now time.Time, r Result) {
 	key := flawKey{it.ID, j.Disk}
 	switch j.Work {
 	case Force:
-		delete(u.flaws, key)
+		u.cured(key, j)
 	case Verify:
 		if f, ok := u.flaws[key]; ok {
-			u.flaws[key] = flaw{read: now, pass: f.pass}
+			u.flaws[key] = flaw{what: j.late, read: now, pass: f.pass}
 		}
 	case SealNow:
 		it.Length = r.Length
@@ -639,7 +663,7 @@ func (u *Upkeep) result(now time.Time, r Result) {
 	default:
 		u.meter.done(j)
 		if j.InPlace {
-			delete(u.flaws, key)
+			u.cured(key, j)
 			break
 		}
 		for _, p := range it.places() {
@@ -653,6 +677,17 @@ func (u *Upkeep) result(now time.Time, r Result) {
 		}
 	}
 	u.consider(now, &it)
+}
+
+// cured forgets what was wrong with a copy before a job that has ended well.
+func (u *Upkeep) cured(key flawKey, j *Job) {
+	f, ok := u.flaws[key]
+	if ok && j.late != 0 {
+		f.what = j.late
+		u.flaws[key] = f
+		return
+	}
+	delete(u.flaws, key)
 }
 
 // failed notes why a job has failed, and when to try again.

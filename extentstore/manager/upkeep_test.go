@@ -25,6 +25,9 @@ type yard struct {
 	sweep *Sweep
 	next  extentstore.ExtentID
 	peak  map[uint16]int // copies at once
+	moves int
+
+	capacity int64 // of each disk
 }
 
 type yardDisk struct {
@@ -40,7 +43,7 @@ type yardJob struct {
 }
 
 func newYard(t *testing.T, seed uint64, nodes, perNode, racks int, opts UpkeepOptions) *yard {
-	y := &yard{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), now: time.UnixMilli(1e12), state: newState(), core: NewUpkeep(opts), next: 1, peak: map[uint16]int{}}
+	y := &yard{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), now: time.UnixMilli(1e12), state: newState(), core: NewUpkeep(opts), next: 1, peak: map[uint16]int{}, capacity: 1 << 40}
 	for n := range nodes {
 		var disks []string
 		for d := range perNode {
@@ -96,7 +99,7 @@ func (y *yard) beat() {
 	for i := range h.Disks {
 		d := &y.disks[i]
 		h.Disks[i].Up, h.Disks[i].Failed, h.Disks[i].AwaySince = d.up && !d.failed, d.failed, d.away
-		h.Disks[i].Capacity, h.Disks[i].Free, h.Disks[i].Reserve = 1<<40, 1<<40-h.Disks[i].Placed, 1<<30
+		h.Disks[i].Capacity, h.Disks[i].Free, h.Disks[i].Reserve = y.capacity, y.capacity-h.Disks[i].Placed, y.capacity>>10
 		if d.full {
 			h.Disks[i].Free = 0
 		}
@@ -223,6 +226,7 @@ func (y *yard) do(j *yardJob) Result {
 		r.Stale = true
 		return r
 	}
+	y.moves++
 	for _, p := range old {
 		if !slices.Contains(j.Places, p) {
 			delete(y.disks[p].holds, id)
@@ -483,5 +487,51 @@ func TestManyAtOnce(t *testing.T) {
 	y.step(y.state.Page(*y.sweep, nil))
 	if len(y.jobs) < 5 {
 		t.Errorf("%d copies begun at once on 11 disks", len(y.jobs))
+	}
+}
+
+// TestBalanceEnds fills some disks while the others are away. What is moved when
+// they come back evens the disks out, as far as extents of that size allow, and
+// then nothing is moved any more.
+func TestBalanceEnds(t *testing.T) {
+	for _, c := range []struct {
+		perDisk int // extents that fill a disk
+		extents int
+		code    extentstore.Code
+	}{{4, 1, 0}, {4, 5, 0}, {8, 7, 0}, {100, 60, 0}, {8, 7, extentstore.RS63}} {
+		for seed := range uint64(2) {
+			y := newYard(t, seed, 12, 1, 12, UpkeepOptions{Settle: time.Nanosecond, CodeAge: 10 * time.Second})
+			y.capacity = int64(c.perDisk) << 20
+			if c.code != extentstore.NoCode {
+				y.command(&command.Command{What: &command.Command_Policy{Policy: &command.Policy{Kind: uint32(extentstore.BlobData), Code: uint32(c.code)}}})
+			}
+			for i := range y.disks {
+				y.disks[i].up, y.disks[i].away = i < 4, y.now
+			}
+			for range c.extents {
+				y.create(extentstore.BlobData, 1<<20)
+			}
+			for i := range y.disks {
+				y.disks[i].up = true
+			}
+			y.run(4 * time.Minute)
+			moved := y.moves
+			y.run(2 * time.Minute)
+			if y.moves != moved {
+				t.Errorf("%+v, seed %d: %d moves, and %d in the 2 minutes after", c, seed, moved, y.moves-moved)
+			}
+			if n := int(y.state.coded.Len()); c.code != extentstore.NoCode && n != c.extents {
+				t.Errorf("%+v, seed %d: %d extents are coded", c, seed, n)
+			}
+			h, mean := y.state.Heartbeat(), 0.0
+			for i := range h.Disks {
+				mean += float64(h.Disks[i].Placed) / float64(y.capacity) / float64(len(h.Disks))
+			}
+			for i := range h.Disks {
+				if filled := float64(h.Disks[i].Placed) / float64(y.capacity); filled > mean+overBy+1/float64(c.perDisk) {
+					t.Errorf("%+v, seed %d: disk %d is filled by %.2f, the mean is %.2f", c, seed, i, filled, mean)
+				}
+			}
+		}
 	}
 }
