@@ -470,3 +470,49 @@ func TestSuspects(t *testing.T) {
 		x.Last, x.Suspects = out.Next.ID, nil
 	}
 }
+
+// lateNode is a node that is asked whether it holds an extent just before it
+// comes to be created there.
+type lateNode struct {
+	extentstore.ExtentNode
+	held chan struct{} // closed when comparisons may go on
+}
+
+func (n *lateNode) Stat(context.Context, extentstore.ExtentID) (extentstore.ReplicaState, error) {
+	return extentstore.ReplicaState{}, stamp.Errorf(stamp.NotFound, "late.Stat", "not yet")
+}
+
+func (n *lateNode) List(ctx context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+	select {
+	case <-n.held:
+		return n.ExtentNode.List(ctx, after, limit)
+	case <-ctx.Done():
+		return nil, stamp.Errorf(stamp.Timeout, "late.List", "%w", ctx.Err())
+	}
+}
+
+// TestSealBesideCreation asks disks that have not been compared for an extent
+// that is created on all of them, and appended to, behind the question's back. It
+// must not be taken for one that never came to be.
+func TestSealBesideCreation(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Nodes: 3, Fake: true})
+	_, e := owner(t, l)
+	add(t, l, e, "hello")
+	l.CloseManager()
+	held := make(chan struct{})
+	for _, disk := range e.Replicas {
+		l.Faulty(disk).SetNode(&lateNode{l.Fake(disk), held})
+	}
+	l.OpenManager()
+	if n, err := l.Manager.Seal(limit(t), e.ID, -1); err == nil {
+		t.Fatalf("sealed at %d, 5 bytes are acknowledged", n)
+	}
+	close(held)
+	eventually(t, "sealed at 5", func() error {
+		n, err := l.Manager.Seal(limit(t), e.ID, -1)
+		if err == nil && n != 5 {
+			t.Fatalf("sealed at %d, 5 bytes are acknowledged", n)
+		}
+		return err
+	})
+}

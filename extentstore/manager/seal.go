@@ -60,7 +60,7 @@ func (m *leader) sealAt(ctx context.Context, infos []extentstore.ExtentInfo, len
 type answer struct {
 	word   sealing.Word
 	length int64
-	closed bool  // it takes no appends any more
+	closed bool  // it takes no appends any more, and its length counts
 	err    error // of a Silent one
 }
 
@@ -106,7 +106,7 @@ func (m *leader) askLength(ctx context.Context, info extentstore.ExtentInfo) (in
 	if verdict != sealing.Unknown && !closed {
 		// Only replicas that were never created, or may be just now: one of
 		// them is closed, so that nothing can be acknowledged later.
-		if err := m.closeAny(ctx, info); err != nil {
+		if err := m.closeAny(ctx, info, length); err != nil {
 			return 0, err
 		}
 	}
@@ -150,18 +150,24 @@ func (m *leader) askReplica(ctx context.Context, name extentstore.DiskID, id ext
 	}
 	word, trusted := n.weigh(&state)
 	if compared && !trusted {
-		return answer{word: sealing.Silent, closed: true, err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s was away while it was asked", name)}
+		return answer{word: sealing.Silent, err: stamp.Errorf(stamp.Unavailable, "manager.Seal", "%s was away while it was asked", name)}
 	}
 	return answer{word: word, length: state.Length, closed: true}
 }
 
-// closeAny closes one replica, no matter which.
-func (m *leader) closeAny(ctx context.Context, info extentstore.ExtentInfo) (err error) {
+// closeAny closes one replica, no matter which. If that has more than a length by
+// now, it was created and appended to since the question, and all others may
+// have been too: the question has to be put again.
+func (m *leader) closeAny(ctx context.Context, info extentstore.ExtentInfo, length int64) (err error) {
 	for _, name := range info.Replicas {
-		_, err = withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
+		var state extentstore.ReplicaState
+		state, err = withNode(m, ctx, name, func(ctx context.Context, en extentstore.ExtentNode) (extentstore.ReplicaState, error) {
 			return en.Close(ctx, info.ID)
 		})
-		if err == nil {
+		switch {
+		case err == nil && state.Length > length:
+			return stamp.Errorf(stamp.Unavailable, "manager.Seal", "extent %v: it was created on %s while it was asked about", info.ID, name)
+		case err == nil:
 			return nil
 		}
 	}

@@ -359,7 +359,7 @@ func finishSeal(infos []extentstore.ExtentInfo, kind stamp.Kind, done func(int64
 func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok bool)) {
 	w := l.w
 	q := sealing.Ask(w.clock(), len(info.Replicas), timing)
-	over := false
+	over, closed := false, false
 	least := int64(-1) // of the honest answers that came in time
 	check := func() {
 		ended, _ := q.Ended()
@@ -369,9 +369,13 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 		over = true
 		length, verdict := q.Verdict()
 		if verdict == sealing.Desperate {
-			w.oracle.desperate(info.ID)
+			w.oracle.desperate(info.ID, length)
 		}
 		w.tracef("extent %d: length %d, verdict %d", info.ID, length, verdict)
+		if verdict != sealing.Unknown && !closed {
+			l.closeAny(info, 0, length, func(ok bool) { done(length, ok) })
+			return
+		}
 		if verdict != sealing.Unknown && least >= 0 && length > least {
 			w.fail("who answers honestly has all that is sealed", "extent %d is to be sealed at %d, a replica has answered %d", info.ID, length, least)
 		}
@@ -393,7 +397,8 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 		})
 	}
 	for _, name := range info.Replicas {
-		l.askReplica(w.diskOf(name), info.ID, func(word sealing.Word, length int64) {
+		l.askReplica(w.diskOf(name), info.ID, func(word sealing.Word, length int64, shut bool) {
+			closed = closed || shut
 			if word == sealing.Honest && !over && (least < 0 || length < least) {
 				least = length
 			}
@@ -411,21 +416,37 @@ func (l *leader) ask(info extentstore.ExtentInfo, done func(length int64, ok boo
 	wait()
 }
 
+// closeAny is the same of the product.
+func (l *leader) closeAny(info extentstore.ExtentInfo, at int, length int64, done func(ok bool)) {
+	if at == len(info.Replicas) {
+		done(false)
+		return
+	}
+	l.call(l.w.diskOf(info.Replicas[at]), false, func(d *disk, reply func(resp)) { d.close(info.ID, reply) }, func(r resp) {
+		if r.failed {
+			l.closeAny(info, at+1, length, done)
+			return
+		}
+		done(r.state.Length <= length)
+	})
+}
+
 // askReplica is the same of the product.
-func (l *leader) askReplica(at int, id extentstore.ExtentID, done func(word sealing.Word, length int64)) {
+func (l *leader) askReplica(at int, id extentstore.ExtentID, done func(word sealing.Word, length int64, closed bool)) {
 	trust := &l.views[at].trust
 	compared := trust.MayAsk()
 	ask := func() {
 		l.call(at, false, func(d *disk, reply func(resp)) { d.close(id, reply) }, func(r resp) {
 			if r.failed {
-				done(sealing.Silent, 0)
+				done(sealing.Silent, 0, false)
 				return
 			}
 			word := sealing.Weigh(trust, &r.state)
 			if compared && !trust.MayAsk() {
-				word = sealing.Silent
+				done(sealing.Silent, 0, false)
+				return
 			}
-			done(word, r.state.Length)
+			done(word, r.state.Length, true)
 		})
 	}
 	if compared {
@@ -435,9 +456,9 @@ func (l *leader) askReplica(at int, id extentstore.ExtentID, done func(word seal
 	l.call(at, false, func(d *disk, reply func(resp)) { d.stat(id, reply) }, func(r resp) {
 		switch {
 		case r.failed && r.kind == stamp.NotFound:
-			done(sealing.Absent, 0)
+			done(sealing.Absent, 0, false)
 		case r.failed:
-			done(sealing.Silent, 0)
+			done(sealing.Silent, 0, false)
 		default:
 			ask()
 		}
