@@ -136,7 +136,10 @@ func segmentSize(size int64) int64 {
 }
 
 // makeRing makes a ring with a new id. Only its first segment is pre-written;
-// fill does the rest. The header is the last that is written.
+// fill does the rest. The header is the last that is written, its copy before it:
+// on a device with a ring that cannot be used one of the two is damaged, but to be
+// seen, until the other is good. One without any would not be taken for ours after
+// a crash.
 func makeRing(s ringStore, h ringHeader) (ringHeader, error) {
 	size, err := s.size()
 	if err != nil {
@@ -157,7 +160,7 @@ func makeRing(s ringStore, h ringHeader) (ringHeader, error) {
 		return h, err
 	}
 	defer f.Close()
-	if err := zero(f, 0, ringStart+h.segment); err != nil {
+	if err := zero(f, ringStart, h.segment); err != nil {
 		return h, err
 	}
 	if err := f.Sync(); err != nil {
@@ -165,6 +168,9 @@ func makeRing(s ringStore, h ringHeader) (ringHeader, error) {
 	}
 	if err := h.writeSecond(f, false); err != nil {
 		return h, err
+	}
+	if err := f.Sync(); err != nil {
+		return h, syncError(err)
 	}
 	if err := h.writeFirst(f); err != nil {
 		return h, err
