@@ -213,7 +213,7 @@ func (j *journal) attach(d *Disk) (*member, error) {
 			m = nil
 			return ms
 		}
-		m = &member{slot: byte(slot), id: d.label.id, name: d.opts.ID, disk: d, hold: j.head}
+		m = &member{slot: byte(slot), id: d.label.id, name: d.opts.ID, disk: d, hold: j.tail}
 		return append(ms, m)
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -190,7 +191,7 @@ func (m *multi) loseJournal() {
 		name = "device"
 	}
 	switch {
-	case m.journal.Size(name) < 0:
+	case !m.hasJournal(name):
 		return
 	case m.rng.IntN(2) == 0:
 		m.newJournal()
@@ -204,6 +205,16 @@ func (m *multi) loseJournal() {
 	for i := range m.suspect {
 		m.suspects(i)
 	}
+}
+
+// hasJournal reports whether there is one to lose: on a device that is still blank
+// damage would make something that is not ours.
+func (m *multi) hasJournal(name string) bool {
+	if m.journal.Size(name) < 0 {
+		return false
+	}
+	p, err := m.journal.Content(name)
+	return err == nil && (bytes.HasPrefix(p, []byte("SXJH")) || bytes.HasPrefix(p[4096+512:], []byte("SXJH")))
 }
 
 // suspects notes that a disk may find a loss when it is opened next. One that

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"stamp/extentstore"
+	"stamp/extentstore/node"
 	"stamp/extentstore/sim"
 	"stamp/extentstore/streamtest"
 )
@@ -16,7 +20,7 @@ func (r *rig) loseEntry(p []byte) {
 	r.t.Helper()
 	ring, err := r.journal.Content("journal")
 	must(r.t, err)
-	at := bytes.Index(ring, p)
+	at := bytes.LastIndex(ring, p)
 	if at < 0 {
 		r.t.Fatal("it is not on the journal")
 	}
@@ -123,5 +127,130 @@ func TestLastSectorIsNotAll(t *testing.T) {
 			t.Errorf("got %+v, %v", s, err)
 		}
 		r.close()
+	}
+}
+
+// TestGivenUpAndFull: a disk that the journal has given up comes back, and what is
+// still there of its entries makes a sealed extent whole. The journal keeps them
+// while there is no space for them in the file.
+func TestGivenUpAndFull(t *testing.T) {
+	r := newRig(t, 3)
+	r.log = slog.LevelError + 1
+	r.open()
+	data := streamtest.Pattern(6, 9000)
+	for i := range 3 {
+		r.create(i, 2)
+		r.add(i, 2, data[:4096])
+	}
+	must(t, r.disk(1).FlushAll())
+	r.add(1, 2, data[4096:])
+	must(t, r.disk(1).Seal(t.Context(), 2, 9000))
+	r.disk(1).RoundFailed(syscall.EIO)
+	// The third one hangs, so that the ring keeps what it has and moves no further.
+	hangs := make(chan struct{})
+	r.disks[2].SetFault(func(op sim.Op, name string, _ int64) error {
+		if strings.HasPrefix(name, "extents/") {
+			<-hangs
+			return syscall.EIO
+		}
+		return nil
+	})
+	ringTurns := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		r.create(0, 3)
+		for range 3 * rigRing / (200 << 10) {
+			if _, err := r.disk(0).Append(ctx, 3, []extentstore.Block{extentstore.NewBlock(make([]byte, 200<<10))}); err != nil {
+				break
+			}
+		}
+	}
+	ringTurns()
+	must(t, r.disk(0).FlushAll())
+	close(hangs)
+	r.close()
+	r.disks[2].SetFault(nil)
+	r.disks[1].SetFault(func(op sim.Op, name string, _ int64) error {
+		if op == sim.OpWrite && strings.HasPrefix(name, "extents/") {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	r.open()
+	want := func() {
+		t.Helper()
+		r.want(1, extentstore.ReplicaState{ID: 2, Length: 9000, Closed: true, Sealed: true})
+		wantBytes(t, r.disk(1), 2, 0, data)
+	}
+	if !r.disk(1).Lost() {
+		t.Fatal("the journal has not gone on without the disk")
+	}
+	want()
+	must(t, r.disk(0).Delete(t.Context(), 3))
+	must(t, r.disk(0).FlushAll())
+	must(t, r.disk(2).FlushAll())
+	ringTurns()
+	r.close()
+	r.disks[1].SetFault(nil)
+	for _, d := range append(r.disks, r.journal) {
+		d.Crash()
+	}
+	r.open()
+	want()
+}
+
+// TestJournalIsMadeAnewTwice: the power goes while a journal takes the place of one
+// on the same device that cannot be used.
+func TestJournalIsMadeAnewTwice(t *testing.T) {
+	for seed := range 40 {
+		r := newRig(t, 1)
+		r.journal = sim.NewDisk(uint64(seed), 256<<20)
+		r.device, r.log = true, slog.LevelError+1
+		r.open()
+		r.create(0, 1)
+		for range 5 {
+			r.add(0, 1, make([]byte, 200<<10))
+		}
+		r.close()
+		for _, at := range []int64{50, 4096 + 512 + 50} {
+			must(t, r.journal.Corrupt("device", at, 2))
+		}
+		r.journal.CutPower(sim.Plan{Sync: 1 + seed%4/2})
+		if n, err := node.Open(t.Context(), r.options()); err == nil {
+			n.Shutdown()
+		}
+		for _, d := range append(r.disks, r.journal) {
+			d.Crash()
+			d.CutPower(sim.Plan{})
+		}
+		r.open()
+		r.close()
+	}
+}
+
+// TestCreationLost: of an extent that a disk has in its files the journal lacks the
+// creation, but not what came last.
+func TestCreationLost(t *testing.T) {
+	r := newRig(t, 1)
+	r.log = slog.LevelError + 1
+	r.open()
+	data := streamtest.Pattern(7, 9000)
+	r.create(0, 2)
+	for at := 0; at < 9000; at += 3000 {
+		r.add(0, 2, data[at:at+3000])
+	}
+	must(t, r.disk(0).FlushExtent(2))
+	_, err := r.disk(0).Close(t.Context(), 2)
+	must(t, err)
+	r.close()
+	r.loseEntry([]byte("en1/d1"))
+	r.open()
+	for range 2 {
+		s, err := r.disk(0).Stat(t.Context(), 2)
+		if err != nil || !s.Doubtful || !s.Closed || s.Sealed || s.Length != 6000 {
+			t.Fatalf("got %+v, %v", s, err)
+		}
+		wantBytes(t, r.disk(0), 2, 0, data[:6000])
+		r.reopen()
 	}
 }

@@ -303,6 +303,12 @@ func (l *live) replayBytes(n *Disk, x *extent, segment int64, e *entry) {
 // is missing, the extent is in doubt.
 func (n *Disk) restored(x *extent, damaged bool) {
 	l := x.live
+	if damaged && !x.has(flagCreated) && l.index.End() > 0 {
+		// The journal has what came later, such as a close.
+		x.spec = spec{kind: n.kindInFile(x.id)}
+		l.rec.ReplayChange(replica.Create, 0)
+		n.opts.Log.Error("the creation of an extent was lost with the journal: it is doubtful", "disk", n.opts.ID, "extent", x.id, "length", x.r.Queued())
+	}
 	end := x.r.Queued()
 	sealed := l.rec.SealAt
 	if sealed >= 0 && sealed < end {
