@@ -181,7 +181,10 @@ type ExtentNode interface {
 	// peer). Durable on return; repeating it is no error.
 	Seal(ctx context.Context, id ExtentID, length int64) error
 
-	// Delete drops a replica and frees its space. NotFound is no error.
+	// Delete drops a replica and frees its space. NotFound is no error. Fenced
+	// if it is ordered in a term (WithTerm) older than one in which List, Delete,
+	// Pull or Reconstruct were called since the node started: the leader of that
+	// term may have made anew here what the one before had given up.
 	Delete(ctx context.Context, id ExtentID) error
 
 	// Stat tells the state of one replica.

@@ -434,6 +434,10 @@ func (l *Log) Leads() bool {
 	return l.leadingTerm() != 0
 }
 
+// Term is the term that this member leads in, 0 for none. What one leader orders
+// can be told from what a later one does by it: terms rise.
+func (l *Log) Term() uint64 { return l.leadingTerm() }
+
 // leadingTerm is the term that this member leads in, 0 for none.
 func (l *Log) leadingTerm() uint64 {
 	l.mu.Lock()

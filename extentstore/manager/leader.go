@@ -33,9 +33,9 @@ type leader struct {
 	order   []*disk // by index in the state
 }
 
-func newLeader(m *Manager, ctx context.Context) *leader {
+func newLeader(m *Manager, ctx context.Context, term uint64) *leader {
 	l := &leader{Manager: m, disks: map[extentstore.DiskID]*disk{}, pollWake: make(chan struct{}, 1), polled: make(chan struct{}), forcing: make(chan struct{}, maxForcing)}
-	l.ctx, l.cancel = context.WithCancel(ctx)
+	l.ctx, l.cancel = context.WithCancel(extentstore.WithTerm(ctx, term))
 	l.todo = newKeeper(l)
 	return l
 }

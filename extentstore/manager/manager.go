@@ -198,9 +198,13 @@ func (m *Manager) awaitLabel(ctx context.Context) error {
 }
 
 // leadOnce is this member's work while it leads.
-func (m *Manager) leadOnce(ctx context.Context, _ *consensus.Log) {
+func (m *Manager) leadOnce(ctx context.Context, log *consensus.Log) {
 	<-m.opened
-	l := newLeader(m, ctx)
+	term := log.Term()
+	if term == 0 {
+		return // it has ended
+	}
+	l := newLeader(m, ctx, term)
 	err := l.introduce(ctx)
 	if err == nil {
 		err = m.awaitLabel(ctx)

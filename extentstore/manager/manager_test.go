@@ -516,3 +516,30 @@ func TestSealBesideCreation(t *testing.T) {
 		return err
 	})
 }
+
+// TestDeletesAreFenced has a leader that does not know of the next one order a
+// disk to delete something.
+func TestDeletesAreFenced(t *testing.T) {
+	l := streamtest.New(t, streamtest.Options{Fake: true})
+	_, e := owner(t, l)
+	disk := l.Faulty(e.Replicas[0])
+	order := func(term uint64) error { return disk.Delete(extentstore.WithTerm(limit(t), term), 999) }
+	eventually(t, "the disk has been compared", func() error {
+		if err := order(1); stamp.KindOf(err) != stamp.Fenced {
+			return fmt.Errorf("an order of a term long past: %v", err)
+		}
+		return nil
+	})
+	first := uint64(1)
+	for order(first) != nil {
+		first++
+	}
+	l.CloseManager()
+	l.OpenManager()
+	eventually(t, "the disk has been compared by the next leader", func() error {
+		if err := order(first); stamp.KindOf(err) != stamp.Fenced {
+			return fmt.Errorf("an order of term %d: %v", first, err)
+		}
+		return nil
+	})
+}

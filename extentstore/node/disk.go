@@ -41,6 +41,7 @@ type Disk struct {
 	endService context.CancelFunc
 	dirSync    groupSync
 	copies     *Copier
+	fence      extentstore.Fence
 	sending    atomic.Int64 // bytes on their way to secondaries
 	ballast    atomic.Int64 // size of that file, 0: none
 	metrics    *metrics

@@ -391,6 +391,7 @@ func (n *Disk) Sum(ctx context.Context, id extentstore.ExtentID, length int64) (
 
 // Pull implements extentstore.Copier.
 func (n *Disk) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
+	n.fence.Hear(ctx)
 	return n.copies.Pull(ctx, spec, length, from)
 }
 
@@ -401,5 +402,6 @@ func (n *Disk) Encode(ctx context.Context, id extentstore.ExtentID, length int64
 
 // Reconstruct implements extentstore.Copier.
 func (n *Disk) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments, index int) error {
+	n.fence.Hear(ctx)
 	return n.copies.Reconstruct(ctx, id, length, f, index)
 }

@@ -75,6 +75,13 @@ func (n *Disk) change(ctx context.Context, x *extent, a *asking, fill func(in *r
 	}
 	in := replica.Input{Call: a}
 	x.mu.Lock()
+	if a.may != nil {
+		if err := a.may(); err != nil {
+			x.mu.Unlock()
+			n.journal.leave(size)
+			return err
+		}
+	}
 	fill(&in)
 	n.step(x, &in)
 	changed, number := x.changed, x.r.Changes()
@@ -184,6 +191,12 @@ func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	if err := n.serving(op); err != nil {
 		return err
 	}
+	// A newer leader may call while this waits: what it finds on the extent after
+	// that stays, so the fence is looked at again in the same step.
+	may := func() error { return n.fence.Check(ctx, op) }
+	if err := may(); err != nil {
+		return err
+	}
 	x := n.find(id)
 	if x == nil {
 		return n.deleted(ctx, op, id)
@@ -191,7 +204,7 @@ func (n *Disk) delete(ctx context.Context, id extentstore.ExtentID) error {
 	if err := n.prepareTrash(ctx, x); err != nil {
 		return err
 	}
-	if err := n.change(ctx, x, &asking{op: op, kind: entryDelete}, func(in *replica.Input) { in.Event = replica.Delete }); err != nil {
+	if err := n.change(ctx, x, &asking{op: op, kind: entryDelete, may: may}, func(in *replica.Input) { in.Event = replica.Delete }); err != nil {
 		return err
 	}
 	n.wake()
@@ -247,7 +260,8 @@ func (n *Disk) replicaState(x *extent) extentstore.ReplicaState {
 }
 
 // List implements extentstore.ExtentNode.
-func (n *Disk) List(_ context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+func (n *Disk) List(ctx context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+	n.fence.Hear(ctx)
 	if n.absent {
 		return nil, n.serving("node.List")
 	}

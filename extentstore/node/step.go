@@ -78,6 +78,7 @@ type asking struct {
 	payload  []byte // of the entry
 	spec     spec   // of a Create
 	target   int64
+	may      func() error // looks again before it is done, with the extent's mu held; may be nil
 	answered bool
 	err      error
 	state    extentstore.ReplicaState

@@ -37,6 +37,7 @@ func TestExtentNode(t *testing.T, open func(t *testing.T) *NodeUnderTest) {
 		{"SealCuts", (*suite).sealCuts},
 		{"CloseUnknown", (*suite).closeUnknown},
 		{"Delete", (*suite).delete},
+		{"Terms", (*suite).terms},
 		{"List", (*suite).list},
 		{"Replicate", (*suite).replicate},
 		{"ReplicateWaits", (*suite).replicateWaits},
@@ -316,6 +317,29 @@ func (s *suite) closeUnknown() {
 	}
 	s.ok(s.Node.Seal(s.ctx, 9, 0))
 	s.ok(s.Node.Delete(s.ctx, 9))
+}
+
+// terms has an old leader delete what a newer one counts on.
+func (s *suite) terms() {
+	in := func(term uint64) context.Context { return extentstore.WithTerm(s.ctx, term) }
+	for id := extentstore.ExtentID(1); id <= 3; id++ {
+		s.ok(s.Node.Create(s.ctx, s.spec(id)))
+		s.append(id, 0, Pattern(1, 1000))
+	}
+	s.ok(s.Node.Delete(in(6), 1))
+	_, err := s.Node.List(in(7), 0, 10)
+	s.ok(err)
+	s.kind(s.Node.Delete(in(6), 2), stamp.Fenced)
+	_, err = s.Node.List(in(5), 0, 10) // tells nothing new
+	s.ok(err)
+	s.kind(s.Node.Delete(in(6), 2), stamp.Fenced)
+	s.same(2, Pattern(1, 1000))
+	s.ok(s.Node.Delete(in(7), 2))
+	s.ok(s.Node.Delete(s.ctx, 3)) // nobody's order
+	for id := extentstore.ExtentID(1); id <= 3; id++ {
+		_, err := s.Node.Stat(s.ctx, id)
+		s.kind(err, stamp.NotFound)
+	}
 }
 
 func (s *suite) delete() {

@@ -20,6 +20,7 @@ type Fake struct {
 	capacity int64
 	used     atomic.Int64
 	copies   *node.Copier
+	fence    extentstore.Fence
 
 	mu      sync.Mutex // guards extents; before an extent's mu
 	extents map[extentstore.ExtentID]*fakeExtent
@@ -314,9 +315,12 @@ func (n *Fake) Seal(_ context.Context, id extentstore.ExtentID, length int64) er
 }
 
 // Delete implements extentstore.ExtentNode.
-func (n *Fake) Delete(_ context.Context, id extentstore.ExtentID) error {
+func (n *Fake) Delete(ctx context.Context, id extentstore.ExtentID) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err := n.fence.Check(ctx, "fake.Delete"); err != nil {
+		return err
+	}
 	if x := n.extents[id]; x != nil {
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -343,7 +347,8 @@ func (n *Fake) Stat(_ context.Context, id extentstore.ExtentID) (extentstore.Rep
 }
 
 // List implements extentstore.ExtentNode.
-func (n *Fake) List(_ context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+func (n *Fake) List(ctx context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+	n.fence.Hear(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var states []extentstore.ReplicaState
@@ -389,6 +394,7 @@ func (n *Fake) Sum(_ context.Context, id extentstore.ExtentID, length int64) (ui
 
 // Pull implements extentstore.Copier.
 func (n *Fake) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
+	n.fence.Hear(ctx)
 	return n.copies.Pull(ctx, spec, length, from)
 }
 
@@ -399,6 +405,7 @@ func (n *Fake) Encode(ctx context.Context, id extentstore.ExtentID, length int64
 
 // Reconstruct implements extentstore.Copier.
 func (n *Fake) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments, index int) error {
+	n.fence.Hear(ctx)
 	return n.copies.Reconstruct(ctx, id, length, f, index)
 }
 

@@ -264,6 +264,9 @@ func FuzzRequest(f *testing.F) {
 	for _, r := range requests() {
 		_, meta := parse(f, r.encode(nil, 1))
 		f.Add(r.kind, meta, r.payload())
+		r.term = 1 << 40
+		_, meta = parse(f, r.encode(nil, 1))
+		f.Add(r.kind, meta, r.payload())
 	}
 	f.Fuzz(func(t *testing.T, kind byte, meta []byte, payload int) {
 		if payload < 0 || payload > maxPayload || len(meta) > maxMeta {
@@ -398,5 +401,40 @@ func TestCulprit(t *testing.T) {
 	}
 	if _, malformed := decodeFailed(meta[:len(meta)-1]); malformed == nil {
 		t.Error("a name that is cut off was taken")
+	}
+}
+
+// TestTerms pins the requests that may carry a term, with one.
+func TestTerms(t *testing.T) {
+	var lines []string
+	for i, want := range requests() {
+		switch want.kind {
+		case typeDelete, typeList, typePull, typeReconstruct:
+		default:
+			continue
+		}
+		want.term = 0x0102030405060708
+		frame := want.encode(nil, uint64(i+1))
+		lines = append(lines, "request-"+names[want.kind]+" "+hex.EncodeToString(frame)+"\n")
+		h, meta := parse(t, frame)
+		var got request
+		if err := got.decode(h.kind, append(bytes.Clone(meta), 1, 2, 3), 0, intern); err != nil || !reflect.DeepEqual(bare(got), bare(want)) {
+			t.Errorf("%s: got %+v and %v, want %+v", names[want.kind], bare(got), err, bare(want))
+		}
+	}
+	const file = "testdata/frames-v1-term.golden"
+	if *update {
+		if _, err := os.Stat(file); os.IsNotExist(err) {
+			if err := os.WriteFile(file, []byte(strings.Join(lines, "")), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	golden, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(lines, ""); got != string(golden) {
+		t.Fatalf("got\n%s\nwant\n%s", got, golden)
 	}
 }

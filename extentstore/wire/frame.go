@@ -73,18 +73,20 @@ import (
 //	read         8 extent, 8 offset, 4 length, at most 4,194,304
 //	close        8 extent
 //	seal         8 extent, 8 length
-//	delete       8 extent
+//	delete       8 extent, 8 term
 //	stat         8 extent
-//	list         8 extent after which to begin, 4 limit
+//	list         8 extent after which to begin, 4 limit, 8 term
 //	verify       8 extent
 //	disk         nothing
 //	sum          8 extent, 8 length
-//	pull         spec, 8 length, 1 count, count texts: DiskIDs
+//	pull         spec, 8 length, 1 count, count texts: DiskIDs; 8 term
 //	encode       8 extent, 8 length, fragments
-//	reconstruct  8 extent, 8 length, fragments, 1 index
+//	reconstruct  8 extent, 8 length, fragments, 1 index, 8 term
 //	trash        8 extent after which to begin, 4 limit
 //	restore      8 extent
 //
+//	term         in which the StreamManager leads that orders it; missing if none
+//	             does
 //	blocks       4 count, at most 4096; of each: 4 bytes of payload, 4 CRC of each
 //	             64 KiB of it begun
 //	spec         8 extent, 1 kind, 8 target, 1 count, count texts: DiskIDs

@@ -24,6 +24,7 @@ type request struct {
 	disks     []extentstore.DiskID
 	fragments extentstore.Fragments
 	index     int
+	term      uint64 // of delete, list, pull and reconstruct; 0 if there is none
 
 	sizes []int    // of blocks, while their payload is on its way
 	sums  []uint32 // those of all blocks
@@ -124,6 +125,9 @@ func (r *request) encode(b []byte, call uint64) []byte {
 			b = append(b, byte(r.index))
 		}
 	}
+	if r.term != 0 {
+		b = le.AppendUint64(b, r.term)
+	}
 	finish(b, r.kind, call, r.payload())
 	return b
 }
@@ -201,6 +205,12 @@ func (r *request) decode(kind byte, meta []byte, payload int, intern func(p []by
 		}
 	default:
 		return stamp.Errorf(stamp.Unsupported, "wire.receive", "requests of type %d are not known here", kind)
+	}
+	switch kind {
+	case typeDelete, typeList, typePull, typeReconstruct:
+		if !m.bad && len(m.b) >= 8 {
+			r.term = m.u64()
+		}
 	}
 	if m.bad || kind != typeAppend && kind != typeReplicate && payload != 0 {
 		return stamp.Errorf(stamp.Invalid, "wire.receive", "a malformed request: %s", names[kind])

@@ -133,7 +133,7 @@ func (r *remote) Seal(ctx context.Context, id extentstore.ExtentID, length int64
 // Delete implements extentstore.ExtentNode.
 func (r *remote) Delete(ctx context.Context, id extentstore.ExtentID) error {
 	k := newCall(typeDelete, r.disk)
-	k.req.extent = id
+	k.req.extent, k.req.term = id, extentstore.TermOf(ctx)
 	_, err := r.simple(ctx, k)
 	return err
 }
@@ -144,7 +144,7 @@ func (r *remote) List(ctx context.Context, after extentstore.ExtentID, limit int
 	for {
 		page := min(limit-len(all), maxStates)
 		k := newCall(typeList, r.disk)
-		k.req.extent, k.req.length = after, int64(page)
+		k.req.extent, k.req.length, k.req.term = after, int64(page), extentstore.TermOf(ctx)
 		res, err := r.simple(ctx, k)
 		if err != nil {
 			return nil, err
@@ -201,7 +201,7 @@ func (r *remote) Sum(ctx context.Context, id extentstore.ExtentID, length int64)
 // Pull implements extentstore.Copier.
 func (r *remote) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
 	k := newCall(typePull, r.disk)
-	k.req.spec, k.req.length, k.req.disks = spec, length, from
+	k.req.spec, k.req.length, k.req.disks, k.req.term = spec, length, from, extentstore.TermOf(ctx)
 	_, err := r.simple(ctx, k)
 	return err
 }
@@ -218,6 +218,7 @@ func (r *remote) Encode(ctx context.Context, id extentstore.ExtentID, length int
 func (r *remote) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments, index int) error {
 	k := newCall(typeReconstruct, r.disk)
 	k.req.extent, k.req.length, k.req.fragments, k.req.index = id, length, f, index
+	k.req.term = extentstore.TermOf(ctx)
 	_, err := r.simple(ctx, k)
 	return err
 }

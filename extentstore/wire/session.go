@@ -356,11 +356,11 @@ func (k *served) call(res *result) (payload []byte, err error) {
 	case typeSeal:
 		return nil, node.Seal(k.ctx, r.extent, r.length)
 	case typeDelete:
-		return nil, node.Delete(k.ctx, r.extent)
+		return nil, node.Delete(k.ordered(), r.extent)
 	case typeStat:
 		res.state, err = node.Stat(k.ctx, r.extent)
 	case typeList:
-		res.states, err = node.List(k.ctx, r.extent, int(min(r.length, maxStates)))
+		res.states, err = node.List(k.ordered(), r.extent, int(min(r.length, maxStates)))
 	case typeVerify:
 		res.state, err = node.Verify(k.ctx, r.extent)
 	case typeDisk:
@@ -384,17 +384,25 @@ func (k *served) call(res *result) (payload []byte, err error) {
 	return nil, err
 }
 
+// ordered is the context of a call that may carry a term.
+func (k *served) ordered() context.Context {
+	if k.req.term == 0 {
+		return k.ctx
+	}
+	return extentstore.WithTerm(k.ctx, k.req.term)
+}
+
 func (k *served) copy(copier extentstore.Copier, res *result) (err error) {
 	r := &k.req
 	switch r.kind {
 	case typeSum:
 		res.sum, err = copier.Sum(k.ctx, r.extent, r.length)
 	case typePull:
-		err = copier.Pull(k.ctx, r.spec, r.length, r.disks)
+		err = copier.Pull(k.ordered(), r.spec, r.length, r.disks)
 	case typeEncode:
 		err = copier.Encode(k.ctx, r.extent, r.length, r.fragments)
 	case typeReconstruct:
-		err = copier.Reconstruct(k.ctx, r.extent, r.length, r.fragments, r.index)
+		err = copier.Reconstruct(k.ordered(), r.extent, r.length, r.fragments, r.index)
 	}
 	return err
 }

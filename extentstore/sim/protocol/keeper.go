@@ -46,6 +46,11 @@ func (l *leader) state() *manager.State {
 	return l.w.sm.state
 }
 
+// orders is the context of what this leader orders.
+func (l *leader) orders() context.Context {
+	return extentstore.WithTerm(context.Background(), uint64(l.term))
+}
+
 // tend tells Upkeep what has happened, and begins what it decides.
 func (l *leader) tend(in any) {
 	w := l.w
@@ -66,7 +71,7 @@ func (l *leader) tend(in any) {
 				return
 			}
 			w.run(l.proc, func() {
-				r := l.errands.Do(context.Background(), a.Job)
+				r := l.errands.Do(l.orders(), a.Job)
 				w.note(6, uint64(r.Extent), uint64(a.Job.Work)<<16|uint64(r.Err)<<8)
 				if w.trace != nil {
 					w.tracef("%s in term %d: %v of extent %d on disk %d, places %v: %+v", l.name, l.term, a.Job.Work, r.Extent, a.Job.Disk, a.Job.Places, r)
@@ -122,7 +127,7 @@ func (l *leader) collect() {
 	l.w.run(l.proc, func() {
 		before := l.w.date().Add(-time.Duration(grace) * time.Microsecond)
 		for more := true; more; {
-			_, more = l.errands.Collect(context.Background(), before, before)
+			_, more = l.errands.Collect(l.orders(), before, before)
 		}
 		again()
 	})
@@ -285,7 +290,7 @@ func (d *disk) reclaim(suspects []extentstore.ExtentID) {
 		}, func(r resp) {
 			for _, id := range r.ids {
 				if slices.Contains(suspects, id) {
-					d.delete(id, false, func(resp) {})
+					d.delete(context.Background(), id, false, func(resp) {})
 				}
 			}
 			d.reclaim(r.ids)

@@ -1,7 +1,6 @@
 package protocol
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -307,7 +306,7 @@ func (l *leader) answers(at, boot int, failed bool) {
 	}
 	v.up, v.comparing = true, true
 	l.w.run(l.proc, func() {
-		_, err := l.errands.Reconcile(context.Background(), l.w.disks[at].name, l.heartbeat)
+		_, err := l.errands.Reconcile(l.orders(), l.w.disks[at].name, l.heartbeat)
 		v.comparing = false
 		if err != nil {
 			l.suspect(at)
@@ -660,7 +659,7 @@ func (b *birth) fail(kind stamp.Kind) {
 	}
 	b.wait(func() {
 		for _, d := range b.spec.places {
-			b.l.call(d.index, false, func(d *disk, reply func(resp)) { d.delete(b.id, false, reply) }, func(resp) {})
+			b.l.call(d.index, false, func(d *disk, reply func(resp)) { d.delete(b.l.orders(), b.id, false, reply) }, func(resp) {})
 		}
 		b.l.settled(b.id)
 	})

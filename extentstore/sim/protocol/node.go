@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -83,6 +84,9 @@ type disk struct {
 	copies   *extentnode.Copier
 	copiesOf int // life of the process
 	copying  int // that are under way
+
+	fence   *extentstore.Fence
+	fenceOf int // life of the process
 
 	full    bool
 	failed  bool // has left service, for ever
@@ -368,9 +372,21 @@ func (d *disk) seal(id extentstore.ExtentID, length int64, reply func(resp)) {
 	r.step(replica.Input{Event: replica.Seal, Call: &calls{reply: reply}, Offset: length, Ends: r})
 }
 
-func (d *disk) delete(id extentstore.ExtentID, remake bool, reply func(resp)) {
+// gate is the fence of the process that lives now.
+func (d *disk) gate() *extentstore.Fence {
+	if d.fence == nil || d.fenceOf != d.n.life {
+		d.fence, d.fenceOf = &extentstore.Fence{}, d.n.life
+	}
+	return d.fence
+}
+
+func (d *disk) delete(ctx context.Context, id extentstore.ExtentID, remake bool, reply func(resp)) {
 	if !d.serving() {
 		reply(failure(stamp.Unavailable))
+		return
+	}
+	if err := d.gate().Check(ctx, "sim"); err != nil {
+		reply(failure(stamp.KindOf(err)))
 		return
 	}
 	r := d.rep(id)

@@ -119,9 +119,9 @@ func (p *port) Seal(_ context.Context, id extentstore.ExtentID, length int64) er
 	return err
 }
 
-func (p *port) Delete(_ context.Context, id extentstore.ExtentID) error {
+func (p *port) Delete(ctx context.Context, id extentstore.ExtentID) error {
 	remake := p.from == p.to.n.proc
-	_, err := p.ask(true, func(d *disk, reply func(resp)) { d.delete(id, remake, reply) })
+	_, err := p.ask(true, func(d *disk, reply func(resp)) { d.delete(ctx, id, remake, reply) })
 	return err
 }
 
@@ -130,8 +130,11 @@ func (p *port) Stat(_ context.Context, id extentstore.ExtentID) (extentstore.Rep
 	return r.state, err
 }
 
-func (p *port) List(_ context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
-	r, err := p.ask(false, func(d *disk, reply func(resp)) { d.list(reply) })
+func (p *port) List(ctx context.Context, after extentstore.ExtentID, limit int) ([]extentstore.ReplicaState, error) {
+	r, err := p.ask(false, func(d *disk, reply func(resp)) {
+		d.gate().Hear(ctx)
+		d.list(reply)
+	})
 	i := 0
 	for i < len(r.list) && r.list[i].ID <= after {
 		i++
@@ -172,7 +175,7 @@ func (p *port) Sum(_ context.Context, id extentstore.ExtentID, length int64) (ui
 }
 
 // make lets the Copier of a disk work, as a course of its node.
-func (p *port) make(call func(c *extentnode.Copier) error) error {
+func (p *port) make(ctx context.Context, call func(c *extentnode.Copier) error) error {
 	_, err := p.ask(true, func(d *disk, reply func(resp)) {
 		switch {
 		case !d.serving():
@@ -182,6 +185,7 @@ func (p *port) make(call func(c *extentnode.Copier) error) error {
 			reply(failure(stamp.Busy))
 			return
 		}
+		d.gate().Hear(ctx)
 		d.copying++
 		life := d.n.life
 		p.w.run(d.n.proc, func() {
@@ -203,15 +207,15 @@ func (p *port) make(call func(c *extentnode.Copier) error) error {
 }
 
 func (p *port) Pull(ctx context.Context, spec extentstore.ExtentSpec, length int64, from []extentstore.DiskID) error {
-	return p.make(func(c *extentnode.Copier) error { return c.Pull(ctx, spec, length, from) })
+	return p.make(ctx, func(c *extentnode.Copier) error { return c.Pull(ctx, spec, length, from) })
 }
 
 func (p *port) Encode(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments) error {
-	return p.make(func(c *extentnode.Copier) error { return c.Encode(ctx, id, length, f) })
+	return p.make(context.Background(), func(c *extentnode.Copier) error { return c.Encode(ctx, id, length, f) })
 }
 
 func (p *port) Reconstruct(ctx context.Context, id extentstore.ExtentID, length int64, f extentstore.Fragments, index int) error {
-	return p.make(func(c *extentnode.Copier) error { return c.Reconstruct(ctx, id, length, f, index) })
+	return p.make(ctx, func(c *extentnode.Copier) error { return c.Reconstruct(ctx, id, length, f, index) })
 }
 
 // copier is the product's, begun anew with the process.
