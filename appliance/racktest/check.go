@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"time"
 
@@ -97,7 +98,7 @@ func (l *Load) Check(ctx context.Context) error {
 			extents++
 			replicas += len(x.Replicas)
 			records += len(want[x.ID])
-			n, err := l.checkExtent(ctx, x, want[x.ID])
+			n, err := l.checkPlaces(ctx, x, want[x.ID])
 			bytes += n
 			if err != nil {
 				errs = append(errs, err)
@@ -162,6 +163,25 @@ func (l *Load) place(ctx context.Context, w *writer, want map[extentstore.Extent
 
 // ended reports whether a writer has no append in doubt.
 func (l *Load) ended(w *writer) bool { return w.failed.Load() == 0 }
+
+// checkPlaces reads an extent on every replica. What has been moved since it was
+// listed, off a disk that was full say, is looked for where it is now.
+func (l *Load) checkPlaces(ctx context.Context, x extentstore.ExtentInfo, want []record) (n int64, err error) {
+	for range 3 {
+		if n, err = l.checkExtent(ctx, x, want); err == nil {
+			return n, nil
+		}
+		now, e := l.rack.Client().Manager.Extent(ctx, x.ID)
+		if e != nil {
+			return n, errors.Join(err, e)
+		}
+		if slices.Equal(now.Replicas, x.Replicas) && (now.Coded == nil) == (x.Coded == nil) {
+			return n, err
+		}
+		x = now
+	}
+	return n, err
+}
 
 // checkExtent reads an extent on every replica.
 func (l *Load) checkExtent(ctx context.Context, x extentstore.ExtentInfo, want []record) (int64, error) {

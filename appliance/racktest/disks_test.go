@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"stamp"
 	"stamp/extentstore"
 	"stamp/extentstore/stream"
@@ -254,6 +256,8 @@ func TestFullStamp(t *testing.T) {
 			commit("while blobs are deleted")
 		}
 	}
+	start, err := r.Client().Manager.Space(ctx)
+	must(t, err)
 	for round := range 3 {
 		began := time.Now()
 		names, refused := fill()
@@ -295,6 +299,17 @@ func TestFullStamp(t *testing.T) {
 		must(t, err)
 		for _, info := range infos {
 			remove([]string{info.Name})
+		}
+		for began := time.Now(); ; time.Sleep(100 * time.Millisecond) { // what was deleted comes back, bit by bit
+			space, err := r.Client().Manager.Space(ctx)
+			must(t, err)
+			if space.Free > start.Free/2 {
+				t.Logf("round %d: %s of %s free %v later", round, humanize.IBytes(uint64(space.Free)), humanize.IBytes(uint64(start.Free)), time.Since(began).Round(time.Millisecond))
+				break
+			}
+			if time.Since(began) > time.Minute {
+				t.Fatalf("round %d: of %d bytes that were free at the start only %d are again", round, start.Free, space.Free)
+			}
 		}
 	}
 }
