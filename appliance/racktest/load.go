@@ -64,6 +64,7 @@ type Load struct {
 	opts    LoadOptions
 	client  *stream.Client
 	pace    *stamptest.Pace
+	unpace  sync.Once // closes pace
 	writers []*writer
 	folders []*stream.Folder
 	stop    atomic.Bool
@@ -228,7 +229,8 @@ func (l *Load) report(err error) {
 }
 
 // Stop ends the load. It returns what went wrong with appends that had to
-// succeed, and what an append that does not end waits for.
+// succeed, and what an append that does not end waits for. A second Stop
+// returns the same.
 func (l *Load) Stop() error {
 	l.stop.Store(true)
 	grace, cancel := patience(stopGrace)
@@ -252,7 +254,7 @@ func (l *Load) Stop() error {
 		<-ended
 	}
 	l.cancel()
-	l.pace.Close()
+	l.unpace.Do(l.pace.Close)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return errors.Join(l.errs...)

@@ -59,7 +59,7 @@ func TestCoded(t *testing.T) {
 	if out, err := r.Operate("policy", "set", "rowdata", "rs-6-3"); err == nil {
 		t.Errorf("row data can be coded: %s", out)
 	}
-	l := r.Load(LoadOptions{Seed: seed(t)})
+	l := r.Load(LoadOptions{Seed: seed(t), Writers: 12, Shared: 4})
 	must(t, l.Resumed(resume))
 	coded := func(least int64, within time.Duration) {
 		t.Helper()
