@@ -252,15 +252,31 @@ func (s *scene) fullDisk() {
 	name := filepath.Join(s.small.Path(), "lost+found", "filler")
 	f, err := os.Create(name)
 	must(s, err)
+	defer f.Close()
 	at := int64(0)
-	for _, step := range []int64{16 << 20, 1 << 20, 64 << 10} {
-		for unix.Fallocate(int(f.Fd()), 0, at, step) == nil {
-			at += step
+	fill := func() {
+		for _, step := range []int64{16 << 20, 1 << 20, 64 << 10} {
+			for unix.Fallocate(int(f.Fd()), 0, at, step) == nil {
+				at += step
+			}
 		}
 	}
-	f.Close()
+	fill()
 	s.resumed()
-	s.rack.await(s, "en5/d1", extentstore.DiskFull, resume)
+	// What the disk drops meanwhile makes room again, which is filled, too.
+	ctx, cancel := patience(resume)
+	defer cancel()
+	for {
+		d, err := s.rack.condition(ctx, "en5/d1")
+		if err == nil && d.State == extentstore.DiskFull {
+			break
+		}
+		if ctx.Err() != nil {
+			s.Fatalf("disk en5/d1 is not full within %v: %s (%s), %v", resume, d.State, d.Why, err)
+		}
+		fill()
+		time.Sleep(50 * time.Millisecond)
+	}
 	time.Sleep(pick(1*time.Second, 10*time.Second))
 	s.resumed()
 	must(s, os.Remove(name))
