@@ -252,7 +252,6 @@ func (s *scene) fullDisk() {
 	name := filepath.Join(s.small.Path(), "lost+found", "filler")
 	f, err := os.Create(name)
 	must(s, err)
-	defer f.Close()
 	at := int64(0)
 	fill := func() {
 		for _, step := range []int64{16 << 20, 1 << 20, 64 << 10} {
@@ -277,6 +276,7 @@ func (s *scene) fullDisk() {
 		fill()
 		time.Sleep(50 * time.Millisecond)
 	}
+	must(s, f.Close())
 	time.Sleep(pick(1*time.Second, 10*time.Second))
 	s.resumed()
 	must(s, os.Remove(name))
