@@ -77,8 +77,8 @@ crash: build
 	go test -tags crash -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)') -v ./appliance/crashtest/...
 
 # A rack of managers and ExtentNodes as processes, under load, with every fault
-# once. As root each has a network namespace of its own. SHORT=1 takes under
-# three minutes; SEED repeats what is written; DIR=/dev/shm holds the disks in
+# once. As root each has a network namespace of its own. SHORT=1 takes about
+# six minutes; SEED repeats what is written; DIR=/dev/shm holds the disks in
 # memory; KEEP=1 keeps a failed rack's data.
 rack: build
 	@.ci/setup rack
